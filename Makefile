@@ -1,0 +1,38 @@
+# make setup | demo | test | check | bench: each may be the first command in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+KOD := $(VENV)/bin/kod
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: setup demo test check bench pins clean
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(KOD) demo
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: check
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+
+bench: setup
+	$(VENV)/bin/python -m benchmarks
+
+# Needs uv; writes hashes without addresses.
+pins:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,419 @@
+"""The ports of the flow: what it needs of a node's database, of the bus and of the clock. Three, and small.
+
+Every implementation runs the contract suite of its port (tests/contract). Data that crosses a port is frozen.
+
+How a Store keeps what the flow relies on (correctness.md; docs/decisions/0002-capture-log.md):
+
+* capture: triggers append to a log, without a lock that applications could wait for;
+* fold: one at a time, everything committed in the log becomes versions in the stamp register, and each item that is
+  folded gets a new *mark*, larger than all before: marks are the order in which changes became visible;
+* position: for each link the mark up to which it has been served. What lies behind it and is routed to the neighbour
+  has been recorded as sent or was received from it. There is no row per item and neighbour for what goes everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from schemas.stamp import Stamp
+from serializers.keys import Item
+from serializers.message import Version
+
+
+class Change(NamedTuple):
+    """An item as the register has it."""
+
+    item: Item
+    version: Version
+    seen: Mapping[str, Stamp] | None
+    mark: int
+    source: str | None
+    """The neighbour from which this version came; None when it was made here."""
+    gone: bool
+    """A tombstone: the item is not there any more."""
+
+
+class Tie(NamedTuple):
+    """A reference from an item to one that an addressee is not known to have, in any version."""
+
+    item: Item
+    target: Change
+
+
+class Content(NamedTuple):
+    item: Item
+    text: bytes | None
+    """Its `#value` as JSON text; None when the item is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What a fold found: items that changed here, and how many of them with a stamp behind the boundary."""
+
+    items: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A link's sending side, as recorded."""
+
+    node: str
+    position: int
+    last_session: Stamp | None
+    pending: int
+    """Items that are to go to this node out of turn: answers, and deletions that were held back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A link's receiving side, as recorded.
+
+    `session` is the one that is being received and `done` the numbers of it that are applied; `completed` the last
+    one whose end mark and messages are all in. `position` is the bus's: what comes next was not yet applied.
+    """
+
+    node: str
+    incarnation: int | None = None
+    session: Stamp | None = None
+    done: frozenset[int] = frozenset()
+    completed: Stamp | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is recorded of a session to one addressee once the bus has acknowledged all of it."""
+
+    node: str
+    position: int
+    stamp: Stamp | None
+    """None when nothing had to go: the position moves, no session is recorded."""
+    messages: int = 0
+    items: int = 0
+    size_bytes: int = 0
+    took_ms: int = 0
+    ahead: Sequence[Change] = ()
+    """Sent before their turn (references drew them): not to be sent again when the position reaches their marks."""
+    settled: Sequence[Change] = ()
+    """Pending ones that went out; they are removed unless they were marked again."""
+    deferred: Sequence[Change] = ()
+    """Deletions of the portion that are held back: they become pending."""
+
+
+class SendingView(Protocol):
+    """One transaction of the sender: a fold, and then everything in one snapshot. Nothing is seen outside before
+    it ends; an exception rolls all of it back. At most one is open at a time in a node."""
+
+    def fold(self) -> Folded:
+        """Takes in what the capture log has: each changed item gets the version
+        (max(time of its change, old stamp + 1), this origin), `seen` with what it replaces, and a new mark.
+        Items that were applied from neighbours get their mark only. In the order of their stamps."""
+        ...
+
+    def portion(self, after: int, items_max: int) -> Sequence[Change]:
+        """The first `items_max` changes with a mark above `after`, in the order of marks."""
+        ...
+
+    def top(self) -> int:
+        """The largest mark given so far; 0 before the first."""
+        ...
+
+    def pending(self, node: str, items_max: int) -> Sequence[Change]:
+        """Items that are to go to `node` out of turn, as the register has them now, oldest first."""
+        ...
+
+    def ahead(self, node: str, items: Sequence[Change]) -> frozenset[Item]:
+        """Those of `items` that went to `node` before their turn with exactly the mark that they have now."""
+        ...
+
+    def ties(self, items: Sequence[Item], *, after: int, node: str, limited: frozenset[str]) -> Sequence[Tie]:
+        """References from `items` to items that exist here and that `node`, served up to `after`, is not known to
+        have in any version. References to types in `limited` (that do not go to everybody) are known only where
+        `node` is a holder. Rows that were never stamped get the version (0, this origin) and a mark, and count as
+        not known. A reference to a row that is not there is left out."""
+        ...
+
+    def owners(self, items: Sequence[Item]) -> Mapping[Item, Item | None]:
+        """The owner of each dependent item that exists; None where the owner's columns are null."""
+        ...
+
+    def access(self, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
+        """The nodes that the access tables name for each item (all nodes, not only neighbours)."""
+        ...
+
+    def holders(self, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
+        """The neighbours that hold, or may hold, each item: sent to them once, or received from them."""
+        ...
+
+    def hold(self, holders: Mapping[str, Sequence[Item]]) -> None:
+        """Notes neighbours as holders. Before anything leaves."""
+        ...
+
+    def register(self, items: Sequence[Item]) -> Mapping[Item, Change]:
+        """What the register has of these items; those without an entry are absent."""
+        ...
+
+    def contents(self, items: Sequence[Item]) -> Iterator[Content]:
+        """The items' values from this snapshot, in the order asked for."""
+        ...
+
+    def open_session(self, now: Stamp, sessions: int = 1) -> Stamp:
+        """The stamp of the first of `sessions` new ones (the others follow by a millisecond each): larger than every
+        earlier one, and never used again, also not after a crash."""
+        ...
+
+    def reviewed(self, boundary: Stamp) -> None:
+        """Moves the review boundary forward to `boundary`; never back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """An item as it is here while an incoming message is decided: locked, and folded."""
+
+    version: Version | None
+    """None: no register entry. With `exists` that counts as (0, this origin)."""
+    seen: Mapping[str, Stamp]
+    exists: bool
+    mark: int = 0
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An incoming version that becomes the local one. `value` is None for a deletion."""
+
+    item: Item
+    version: Version
+    seen: Mapping[str, Stamp]
+    value: Mapping[str, Any] | None
+    existed: bool
+    write: bool = True
+    """False when the content here is the same already: only the version is taken over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A local version that stays; `seen` has grown by what the rejected one had seen."""
+
+    item: Item
+    seen: Mapping[str, Stamp]
+
+
+@dataclass(frozen=True, slots=True)
+class Collision:
+    """A line of the journal: both versions, and the loser whole."""
+
+    item: Item
+    winner: Version
+    loser: Version
+    winner_text: bytes | None
+    loser_text: bytes | None
+    """The values as JSON text; None for a deletion."""
+    policy: str
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """How far a link is with the message that is applied in this transaction."""
+
+    node: str
+    incarnation: int
+    session: Stamp
+    number: int
+    completes: bool
+    """With this message the session is whole (all messages and the end mark are here)."""
+    position: int | None
+    """The bus's position to go on from, once everything before it is applied; None leaves it."""
+    items: int = 0
+    rejected: int = 0
+    size_bytes: int = 0
+    end_to_end_ms: int | None = None
+    """From the oldest change in it to now."""
+
+
+class ReceivingView(Protocol):
+    """One transaction of a receiver: a message, whole or not at all, its position with it.
+
+    Application triggers of capture do not see what it writes. Raises ConflictError where the transaction may be
+    tried again, MessageError where the message is at fault (it names table and constraint)."""
+
+    def lock(self, items: Sequence[Item]) -> Mapping[Item, Local]:
+        """Locks the items' rows (root, sections, records) in the order given, takes in what the capture log has of
+        them, and says what is here. Items of which nothing is known are absent."""
+        ...
+
+    def contents(self, items: Sequence[Item]) -> Mapping[Item, bytes | None]:
+        """The values here as JSON text, as `SendingView.contents`."""
+        ...
+
+    def write(self, accepted: Sequence[Accepted]) -> None:
+        """Writes the items, parents first; deletions, children first; sections are merged by their primary key; only
+        rows that differ are touched; columns of absent properties are left alone. Then the register: version, seen,
+        where it came from. On a node with other neighbours than the sender the items are marked for them."""
+        ...
+
+    def keep(self, kept: Sequence[Kept]) -> None: ...
+
+    def answer_back(self, node: str, items: Sequence[Item]) -> None:
+        """Makes the items pending for `node` unless they are due to go to it anyway (their mark is above the link's
+        position)."""
+        ...
+
+    def journal(self, collisions: Sequence[Collision]) -> None: ...
+
+    def received(self, received: Received) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What `kod status` needs of the database (contract.md); links by neighbour."""
+
+    boundary: Stamp | None
+    items_waiting: int
+    oldest_waiting: Stamp | None
+    missed: int
+    last_session: Mapping[str, Any] | None
+    """stamp, messages, items, took_ms."""
+    links: Mapping[str, Mapping[str, Any]]
+    """sent_messages, sent_items, received_messages, received_items, rejected_items, end_to_end_ms, position, pending,
+    and `fault`: why the link's receiving stopped, or null."""
+    parked: int
+    collisions: int
+    send_streams_max: int | None
+    """As set by `kod streams`; None: nodes.yaml's."""
+    receive_streams_max: int | None
+
+
+class Store(Protocol):
+    """Everything that a node's database does for the flow. Safe to use from several threads."""
+
+    origin: str
+    """This node and its incarnation, `00.1763800000`."""
+
+    def start(self, neighbours: Sequence[str]) -> None:
+        """Makes sure that the node is installed and its links are known; a neighbour that is new starts at position
+        0. Raises ConfigError when `kod install` has not been run or the triggers are not the installed ones."""
+        ...
+
+    def has_changes(self) -> bool:
+        """Whether the capture log has anything in it. Cheap: asked every few milliseconds."""
+        ...
+
+    def outgoing(self) -> Sequence[Outgoing]: ...
+
+    def incoming(self, node: str) -> Incoming: ...
+
+    def sending(self) -> AbstractContextManager[SendingView]: ...
+
+    def receiving(
+        self, sender: str, *, forward: bool, limited: frozenset[str]
+    ) -> AbstractContextManager[ReceivingView]:
+        """`forward`: there are other neighbours, for whom what is written gets marked. `limited`: types for which
+        the sender is noted as a holder of what it sent."""
+        ...
+
+    def record_sent(self, sent: Iterable[Sent]) -> None:
+        """Moves positions, records sessions, in one transaction. Positions never go back."""
+        ...
+
+    def abandon(self, node: str, session: Stamp, position: int | None) -> None:
+        """A newer session of the sender has begun: the numbers done of `session` are forgotten."""
+        ...
+
+    def link_fault(self, node: str, text: str | None) -> None:
+        """Notes why the link's receiving stopped, for `status`; None clears it."""
+        ...
+
+    def streams(self) -> tuple[int | None, int | None]:
+        """The maxima for sending and receiving as `kod streams` set them; None: nodes.yaml's."""
+        ...
+
+    def figures(self) -> Figures: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message as the bus carries it. `position` is where the bus goes on after it (Kafka's offset + 1); None where
+    the bus itself forgets what was applied (the folder)."""
+
+    node: str
+    """The neighbour it goes to, or comes from: by where it was found, not by what it says."""
+    name: str
+    payload: bytes
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What has come from a neighbour and is not applied."""
+
+    messages: int
+    size_bytes: int
+    oldest_ms: int | None = None
+    """Epoch milliseconds at which the oldest of it came."""
+
+
+class Bus(Protocol):
+    """Carries letters between neighbours, in order for each direction of a link. Does not lose what it acknowledged.
+    Raises UnavailableError; `publish` and the receiving calls may be used from different threads."""
+
+    def publish(self, to: str, letters: Sequence[Letter]) -> None:
+        """Returns once every letter is acknowledged (durable); if it raises, any of them may have gone or not."""
+        ...
+
+    def open(self, positions: Mapping[str, int | None]) -> None:
+        """Begins to receive: for every neighbour from its position (None: from the beginning)."""
+        ...
+
+    def receive(self, sender: str, *, letters_max: int) -> Sequence[Letter]:
+        """The next letters of `sender` that are here, in order, without waiting; each is handed out once."""
+        ...
+
+    def rewind(self, sender: str, position: int | None) -> None:
+        """Hands out again what was not applied: everything after `position` that has not been `done`."""
+        ...
+
+    def done(self, letters: Sequence[Letter]) -> None:
+        """These letters are applied, their transactions committed: the bus may forget them."""
+        ...
+
+    def set_aside(self, letter: Letter, reason: str) -> None:
+        """Puts away what is no message or does not belong here: kept for people, out of the way."""
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until something may have come, at most so long."""
+        ...
+
+    def backlog(self, sender: str) -> Backlog: ...
+
+    def close(self) -> None: ...
+
+
+class Clock(Protocol):
+    def now(self) -> Stamp: ...
+
+    def wait(self, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What the flow must know of its node: who it is, and with whom it speaks."""
+
+    code: str
+    parent: str | None
+    children: tuple[str, ...]
+    towards: Mapping[str, str] = field(default_factory=dict)
+    """For every other node of the network the neighbour through which it is reached."""
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        return ((self.parent,) if self.parent else ()) + self.children

@@ -1,0 +1,137 @@
+"""Databases that a node can live in: one folder each, the same file names in each.
+
+    reflection   what tables there are                        -> schemas.tables
+    lexical      a column's value in XML's lexical form, and back, as SQL
+    capture      the triggers that stamp                      (kod install)
+    registers    KOD's own tables, and their upgrades
+    reading      items as JSON text
+    writing      items from JSON
+    sending      dispatcher.ports.SendingView
+    receiving    dispatcher.ports.ReceivingView
+    store        dispatcher.ports.Store
+    database     Database: what install, check, status and the other commands need
+
+SQLAlchemy is used here for URLs, connections and reflection; statements are the dialect's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dispatcher.ports import Figures, Store
+from schemas.network import NodeSettings
+from schemas.stamp import Stamp
+from schemas.structure import Mismatch, Structure
+from schemas.tables import Table
+from serializers.keys import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What `kod install` did: texts for people, in the order in which it was done; empty when all was there."""
+
+    done: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the registers know of one item, for `kod explain`."""
+
+    exists: bool
+    stamp: Stamp | None = None
+    origin: str | None = None
+    seen: Mapping[str, Stamp] | None = None
+    mark: int = 0
+    source: str | None = None
+    gone: bool = False
+    waiting_in_log: bool = False
+    holders: tuple[str, ...] = ()
+    pending_for: tuple[str, ...] = ()
+    ahead_of: tuple[str, ...] = ()
+
+
+class Database(Protocol):
+    """A node's database, for administration. Raises UnavailableError when it cannot be reached, ConfigError when the
+    registers are not installed (hint: kod install)."""
+
+    dialect: str
+    """postgresql, sqlite …"""
+
+    def table_names(self) -> Sequence[str]:
+        """Tables and views of the application, KOD's own left out."""
+        ...
+
+    def reflect(self, names: Iterable[str]) -> Mapping[str, Table]:
+        """The tables and views of these names; what is not there is absent."""
+        ...
+
+    def check(self, structure: Structure) -> Sequence[Mismatch]:
+        """What people should know about this database: columns that cannot hold every value, settings that cost
+        speed or safety, keys that the database generates, roles shared with the application."""
+        ...
+
+    def install(self, settings: NodeSettings, structure: Structure, *, stamps_only: bool = False) -> Installed:
+        """Registers, capture triggers, identity; idempotent, one transaction; adapts when tables have changed."""
+        ...
+
+    def stamp_existing(self, structure: Structure, progress: Callable[[str, int, int], None], portion: int) -> int:
+        """Stamps rows that have no stamp: by the type's date column, dependants by their owner's, else the earliest.
+        In portions, each its own transaction; `progress(type, done, total)`. Returns how many were stamped."""
+        ...
+
+    def uninstall(self) -> None:
+        """Takes out everything that install put in. The data stays."""
+        ...
+
+    def store(self, settings: NodeSettings, structure: Structure) -> Store: ...
+
+    def daemon_lock(self, code: str) -> AbstractContextManager[None]:
+        """Held while a daemon (or `--once`) runs. Raises ConfigError when another one holds it. Freed by the
+        operating system or the server when the process dies."""
+        ...
+
+    def figures(self) -> Figures: ...
+
+    def set_streams(self, *, send: int | None, receive: int | None, reset: bool = False) -> None: ...
+
+    def boundary(self) -> Stamp | None: ...
+
+    def set_boundary(self, stamp: Stamp, *, skip: bool) -> int:
+        """Moves the boundary; the number of items marked again (back) or skipped (forward, `skip`)."""
+        ...
+
+    def collisions(self) -> Sequence[Mapping[str, Any]]:
+        """The journal: id, type, key (inner text), winner and loser (stamp, origin, text), policy, sender, at."""
+        ...
+
+    def story(self, item: Item) -> Story: ...
+
+    def close(self) -> None: ...
+
+
+def open_database(url: str) -> Database:
+    """The database behind a SQLAlchemy URL. Nothing is connected yet.
+
+    Raises ConfigError for a URL that is none, or a database that is not supported.
+    """
+    from sqlalchemy.engine import make_url  # imported late: commands that need no database start faster
+    from sqlalchemy.exc import ArgumentError
+
+    from schemas.errors import ConfigError
+
+    try:
+        dialect = make_url(url).get_backend_name()
+    except ArgumentError:
+        raise ConfigError("the database's URL is none", hint="e.g. postgresql+psycopg://user@host/name") from None
+    if dialect == "postgresql":
+        from node.databases.postgresql.database import PostgresqlDatabase
+
+        return PostgresqlDatabase(url)
+    if dialect == "sqlite":
+        from node.databases.sqlite.database import SqliteDatabase
+
+        return SqliteDatabase(url)
+    raise ConfigError(f"databases of the kind {dialect!r} are not supported", hint="postgresql or sqlite")

@@ -1,0 +1,457 @@
+"""Package x exchange x tables -> structure, and tables x exchange -> package.
+
+What does not fit becomes a Mismatch with its meaning; nothing is guessed and nothing unrelated is stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from schemas.network import TypeSettings
+from schemas.package import Package, PackageSection, PackageType, Property
+from schemas.structure import Field, ItemType, Mismatch, Reference, Routing, Section, Structure
+from schemas.tables import Column, ForeignKey, Table
+
+
+class _Mismatch(Protocol):
+    def __call__(self, prop: str | None, effect: str, text: str, hint: str = "") -> None: ...
+
+
+def tables_needed(exchange: Iterable[TypeSettings]) -> tuple[str, ...]:
+    """The names of all tables and views that take part."""
+    names: dict[str, None] = {}
+    for settings in exchange:
+        if settings.takes_part:
+            names[settings.table] = None
+            names.update(dict.fromkeys(settings.sections.values()))
+            if settings.access:
+                names[settings.access] = None
+    return tuple(names)
+
+
+# --- the package from the database's metadata ---------------------------------------------------------------------
+
+
+def generate_package(exchange: Mapping[str, TypeSettings], tables: Mapping[str, Table]) -> Package:
+    """Describes every type that takes part and whose table is there, in the exchange's order.
+
+    Generated columns and excluded ones do not travel. A foreign key to another type's table makes a reference.
+    """
+    types = {}
+    owners_of_tables = _types_by_table(exchange)
+    for settings in exchange.values():
+        table = tables.get(settings.table)
+        if settings.takes_part and table is not None:
+            types[settings.name] = _package_type(settings, table, tables, owners_of_tables)
+    return Package(types)
+
+
+def _types_by_table(exchange: Mapping[str, TypeSettings]) -> dict[str, str]:
+    return {settings.table: name for name, settings in exchange.items() if settings.takes_part}
+
+
+def _package_type(
+    settings: TypeSettings, table: Table, tables: Mapping[str, Table], types: Mapping[str, str]
+) -> PackageType:
+    names = {column: prop for prop, column in settings.columns.items()}
+    key_columns = _key_columns(settings, table)
+    key = tuple(names.get(c, c) for c in key_columns)
+    columns = [c for c in table.columns if _travels(c, names, settings)]
+    if settings.filter:  # the filter comes first
+        columns.sort(key=lambda c: key_columns.index(c.name) if c.name in key_columns else len(key_columns))
+    return PackageType(
+        name=settings.name,
+        kind="record_set" if settings.filter else "object",
+        key=key,
+        properties=tuple(_property(c, table, names, types, settings, c.name in key_columns) for c in columns),
+        sections=tuple(
+            _package_section(name, tables[section], table, types, settings)
+            for name, section in settings.sections.items()
+            if section in tables
+        ),
+        record_key=tuple(names.get(c, c) for c in table.primary_key if c not in key_columns) if settings.filter else (),
+    )
+
+
+def _key_columns(settings: TypeSettings, table: Table) -> tuple[str, ...]:
+    if settings.filter:
+        return tuple(settings.columns.get(p, p) for p in settings.filter)
+    return table.primary_key
+
+
+def _travels(column: Column, names: Mapping[str, str], settings: TypeSettings) -> bool:
+    return not column.computed and names.get(column.name, column.name) not in settings.exclude
+
+
+def _property(
+    column: Column,
+    table: Table,
+    names: Mapping[str, str],
+    types: Mapping[str, str],
+    settings: TypeSettings,
+    key: bool,
+) -> Property:
+    name = names.get(column.name, column.name)
+    target = settings.references.get(name) or _single_target(column.name, table, types)
+    return Property(
+        name=name,
+        xml=column.xml,
+        nullable=column.nullable and not (key and not settings.filter),
+        target=target,
+        length=column.length,
+        digits=column.digits,
+        values=column.values,
+        zoned=column.xml == "dateTime" and ("with time zone" in column.native or column.native == "timestamptz"),
+        native=column.native,
+    )
+
+
+def _single_target(column: str, table: Table, types: Mapping[str, str]) -> str | None:
+    for fk in table.foreign_keys:
+        if fk.columns == (column,) and fk.target in types:
+            return types[fk.target]
+    return None
+
+
+def _package_section(
+    name: str, section: Table, root: Table, types: Mapping[str, str], settings: TypeSettings
+) -> PackageSection:
+    link = link_of(section, root)
+    linked = {pair[0] for pair in link}
+    columns = [c for c in section.columns if not c.computed and c.name not in linked]
+    columns = [c for c in columns if f"{name}.{c.name}" not in settings.exclude]
+    section_settings = replace(
+        settings,
+        filter=(),
+        references={p.removeprefix(f"{name}."): t for p, t in settings.references.items() if p.startswith(f"{name}.")},
+    )
+    return PackageSection(
+        name=name,
+        properties=tuple(_property(c, section, {}, types, section_settings, False) for c in columns),
+        key=tuple(c for c in section.primary_key if c not in linked),
+    )
+
+
+def link_of(section: Table, root: Table) -> tuple[tuple[str, str], ...]:
+    """The section's foreign key to the root table, as (section column, root column); () when there is none."""
+    for fk in section.foreign_keys:
+        if fk.target == root.name:
+            return tuple(zip(fk.columns, fk.target_columns, strict=True))
+    return ()
+
+
+# --- the structure ------------------------------------------------------------------------------------------------
+
+
+def compile_structure(package: Package, exchange: Mapping[str, TypeSettings], tables: Mapping[str, Table]) -> Structure:
+    """What every type is in this node's database, in the order of rank, with all mismatches.
+
+    A type whose table is missing, or whose key cannot be told, takes no part until that is mended (`refused`).
+    """
+    mismatches: list[Mismatch] = []
+    types: dict[str, ItemType] = {}
+    for settings in exchange.values():
+        package_type = package.types.get(settings.name)
+        if package_type is None:
+            mismatches.append(
+                Mismatch(
+                    settings.name,
+                    None,
+                    "refused",
+                    "the package does not describe it",
+                    "run `kod schema generate`, or take the type out of nodes.yaml",
+                )
+            )
+            continue
+        compiled = _item_type(package_type, settings, exchange, package, tables, mismatches)
+        if compiled is not None:
+            types[settings.name] = compiled
+    ranks = _ranks(types)
+    ordered = sorted(types.values(), key=lambda t: (ranks[t.name], t.name))
+    return Structure(
+        types={t.name: replace(t, rank=ranks[t.name]) for t in ordered},
+        mismatches=tuple(mismatches),
+        fingerprint=package.fingerprint,
+    )
+
+
+def _item_type(
+    package_type: PackageType,
+    settings: TypeSettings,
+    exchange: Mapping[str, TypeSettings],
+    package: Package,
+    tables: Mapping[str, Table],
+    mismatches: list[Mismatch],
+) -> ItemType | None:
+    def mismatch(prop: str | None, effect: str, text: str, hint: str = "") -> None:
+        mismatches.append(Mismatch(settings.name, prop, effect, text, hint))
+
+    routing = _routing(settings)
+    if not settings.takes_part:
+        fields = tuple(Field(p, None) for p in package_type.properties)
+        return ItemType(
+            package_type.name,
+            package_type.kind,
+            routing,
+            None,
+            _key_fields(package_type, fields),
+            fields,
+            collision=settings.collision,
+        )
+    table = tables.get(settings.table)
+    if table is None:
+        mismatch(None, "refused", f"there is no table {settings.table!r}", "create it, or set the type to false here")
+        return None
+
+    fields = _fields(package_type.properties, table, settings.columns, mismatch)
+    key = _key_fields(package_type, fields)
+    if not key or any(f.column is None for f in key):
+        mismatch(
+            None,
+            "refused",
+            f"table {table.name!r} does not have the key {list(package_type.key)}",
+            "give it a primary key, or map the key's columns in `columns`",
+        )
+        return None
+    key_columns = tuple(f.column.name for f in key if f.column)
+    if package_type.kind == "object" and not table.view and set(table.primary_key) != set(key_columns):
+        mismatch(
+            None,
+            "refused",
+            f"the primary key of {table.name!r} is {list(table.primary_key)}, in the package {list(package_type.key)}",
+            "generate the package again, or map `columns`",
+        )
+        return None
+    for column in table.columns:
+        travelling = {f.column.name for f in fields if f.column}
+        needed = not column.nullable and not column.computed and column.name not in travelling
+        if needed and not column.generated_key and column.name not in settings.exclude:
+            mismatch(
+                column.name,
+                "note",
+                f"{table.name}.{column.name} is NOT NULL and does not travel",
+                "it needs a default for items that arrive new",
+            )
+
+    sections = _sections(package_type, settings, table, tables, mismatch)
+    section_tables = {name: tables[settings.sections[name]] for name in (s.name for s in sections)}
+    references = _references(settings, table, section_tables, exchange, package, tables, mismatch)
+    uniques = tuple(u for u in table.uniques if set(u) != set(table.primary_key))
+    return ItemType(
+        name=package_type.name,
+        kind=package_type.kind,
+        routing=routing,
+        table=table.name,
+        key=key,
+        fields=fields,
+        sections=sections,
+        references=references,
+        record_key=tuple(c for c in table.primary_key if c not in key_columns) if settings.filter else (),
+        access=settings.access,
+        collision=settings.collision,
+        date=settings.columns.get(settings.date, settings.date) if settings.date else None,
+        generated_key=any(f.column is not None and f.column.generated_key for f in key),
+        uniques=uniques,
+    )
+
+
+def _routing(settings: TypeSettings) -> Routing:
+    if settings.reference_data:
+        return Routing.REFERENCE_DATA
+    return Routing.DEPENDENT if settings.owner else Routing.INDEPENDENT
+
+
+def _key_fields(package_type: PackageType, fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    by_name = {f.name: f for f in fields}
+    return tuple(by_name[name] for name in package_type.key if name in by_name)
+
+
+def _fields(
+    properties: Iterable[Property], table: Table, columns: Mapping[str, str], mismatch: _Mismatch
+) -> tuple[Field, ...]:
+    fields = []
+    for prop in properties:
+        column = table.column(columns.get(prop.name, prop.name))
+        if column is None or column.computed:
+            column = None
+            mismatch(
+                prop.name,
+                "will not arrive",
+                f"table {table.name!r} has no column for it",
+                "kept and passed on; add the column, or map it in `columns`",
+            )
+        else:
+            _compare(prop, column, table, mismatch)
+        fields.append(Field(prop, column))
+    return tuple(fields)
+
+
+_TEXTUAL = {"string", "json"}
+_WIDER = {
+    ("integer", "decimal"),
+    ("float", "double"),
+    ("integer", "double"),
+    ("integer", "float"),
+    ("date", "dateTime"),
+    ("boolean", "integer"),
+}
+
+
+def _compare(prop: Property, column: Column, table: Table, mismatch: _Mismatch) -> None:
+    where = f"{table.name}.{column.name}"
+    if column.why_inexact and prop.xml == column.xml:
+        mismatch(prop.name, "will be cut", f"{where} ({column.native}): {column.why_inexact}")
+    elif prop.xml != column.xml and column.xml not in _TEXTUAL:
+        fits = (prop.xml, column.xml) in _WIDER
+        mismatch(
+            prop.name,
+            "note" if fits else "will be cut",
+            f"it is {prop.xml} in the package, {where} is {column.native}",
+            "" if fits else "values that do not fit stop the message; give the column the package's type",
+        )
+    elif prop.length and column.length and column.length < prop.length:
+        mismatch(
+            prop.name,
+            "will be cut",
+            f"{where} holds {column.length} characters, the package {prop.length}",
+            "a longer value is refused here, never shortened",
+        )
+
+
+def _sections(
+    package_type: PackageType, settings: TypeSettings, root: Table, tables: Mapping[str, Table], mismatch: _Mismatch
+) -> tuple[Section, ...]:
+    sections = []
+    for described in package_type.sections:
+        table = tables.get(settings.sections.get(described.name, ""))
+        if table is None:
+            mismatch(
+                described.name,
+                "will not arrive",
+                "there is no table for this section",
+                "kept and passed on; create the table, or name it in `sections`",
+            )
+            continue
+        link = link_of(table, root)
+        if not link:
+            mismatch(described.name, "refused", f"{table.name!r} has no foreign key to {root.name!r}", "declare it")
+            continue
+        fields = _fields(described.properties, table, {}, mismatch)
+        order = settings.section_order.get(described.name)
+        linked = {pair[0] for pair in link}
+        by_key = tuple(c for c in table.primary_key if c not in linked)
+        sections.append(
+            Section(described.name, table.name, fields, link, table.primary_key, (order,) if order else by_key)
+        )
+    return tuple(sections)
+
+
+def _references(
+    settings: TypeSettings,
+    table: Table,
+    sections: Mapping[str, Table],
+    exchange: Mapping[str, TypeSettings],
+    package: Package,
+    tables: Mapping[str, Table],
+    mismatch: _Mismatch,
+) -> tuple[Reference, ...]:
+    types = {t: n for t, n in _types_by_table(exchange).items() if n in package.types and t in tables}
+    owner_columns = tuple(settings.columns.get(p, p) for p in settings.owner)
+    optional = {settings.columns.get(p, p) for p in settings.optional}
+    found: dict[tuple[str | None, tuple[str, ...]], Reference] = {}
+
+    def add(section: str | None, fk: ForeignKey, target: str, enforced: bool) -> None:
+        names = [f"{section}.{c}" if section else c for c in fk.columns]
+        found.setdefault(
+            (section, fk.columns),
+            Reference(
+                section,
+                fk.columns,
+                target,
+                fk.target_columns,
+                required=not any(n in optional for n in names),
+                owner=section is None and fk.columns == owner_columns,
+                enforced=enforced,
+            ),
+        )
+
+    for section, source in ((None, table), *sections.items()):
+        for fk in source.foreign_keys:
+            if fk.target in types and not (section and fk.target == table.name and fk == _link_key(source, table)):
+                add(section, fk, types[fk.target], True)
+    for name, target in settings.references.items():
+        section, _, column = name.rpartition(".")
+        target_settings = exchange.get(target)
+        target_table = tables.get(target_settings.table) if target_settings else None
+        if target_settings is None or target_table is None or len(target_table.primary_key) != 1:
+            mismatch(name, "note", f"it refers to {target}, which has no table with one key column here")
+            continue
+        column = settings.columns.get(column, column)
+        add(section or None, ForeignKey((column,), target_table.name, target_table.primary_key), target, False)
+    if settings.owner and not any(r.owner for r in found.values()):
+        mismatch(
+            ", ".join(settings.owner),
+            "refused",
+            "the owner is no reference",
+            "declare a foreign key, or `references: {column: Type}`",
+        )
+    return tuple(found.values())
+
+
+def _link_key(section: Table, root: Table) -> ForeignKey | None:
+    return next((fk for fk in section.foreign_keys if fk.target == root.name), None)
+
+
+def _ranks(types: Mapping[str, ItemType]) -> dict[str, int]:
+    """Targets before those that refer to them; types that refer to each other in a circle share a rank.
+
+    Tarjan's strongly connected components come out in reverse topological order of the references: targets first.
+    """
+    targets = {
+        name: sorted({r.target for r in t.references if r.target in types and r.target != name})
+        for name, t in types.items()
+    }
+    return {name: rank for rank, circle in enumerate(circles(targets)) for name in circle}
+
+
+def circles(targets: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Strongly connected components, targets first (Tarjan 1972, without recursion)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    on_stack: set[str] = set()
+    result: list[list[str]] = []
+    for root in targets:
+        if root in order:
+            continue
+        work = [(root, iter(targets[root]))]
+        order[root] = low[root] = len(order)
+        stack.append(root)
+        on_stack.add(root)
+        while work:
+            name, rest = work[-1]
+            for target in rest:
+                if target not in order:
+                    order[target] = low[target] = len(order)
+                    stack.append(target)
+                    on_stack.add(target)
+                    work.append((target, iter(targets[target])))
+                    break
+                if target in on_stack:
+                    low[name] = min(low[name], order[target])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[name])
+                if low[name] == order[name]:
+                    circle = []
+                    while True:
+                        member = stack.pop()
+                        on_stack.discard(member)
+                        circle.append(member)
+                        if member == name:
+                            break
+                    result.append(sorted(circle))
+    return result

@@ -1,0 +1,60 @@
+"""Errors, sorted by what their reader can do about them.
+
+    ConfigError       mend nodes.yaml, the package or the call      exit 2
+    UnavailableError  wait: the database or the bus is away; it is retried      exit 3
+    MessageError      look at that message: it cannot be applied as it is
+    ConflictError     try the transaction again: somebody else was there first
+    InvariantError    our bug: stop
+
+The text says what and where, the hint says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class KodError(Exception):
+    """What all errors of KOD have in common: a text and a hint."""
+
+    def __init__(self, text: str, *, hint: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with the configuration: where, what, and what to do."""
+
+    where: str
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+class ConfigError(KodError):
+    """The configuration (or the call) is wrong; all faults are reported at once."""
+
+    def __init__(self, text: str, *, hint: str = "", faults: Sequence[Fault] = ()) -> None:
+        super().__init__(text, hint=hint)
+        self.faults = tuple(faults)
+
+
+class UnavailableError(KodError):
+    """The database or the bus cannot be reached now; whoever asked tries again later."""
+
+
+class MessageError(KodError):
+    """A message cannot be applied: it is broken, strange, or contradicts what is here."""
+
+
+class ConflictError(KodError):
+    """A deadlock, a lock time-out or a serialisation failure: the transaction may be tried again as it was."""
+
+
+class InvariantError(KodError):
+    """Something that cannot be: a fault of ours. Nothing is guessed; the daemon stops."""

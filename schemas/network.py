@@ -1,0 +1,76 @@
+"""What nodes.yaml says, once it has been checked: the network, its nodes, and what takes part in the exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from schemas.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class TypeSettings:
+    """How one type takes part: its table and where it goes. Names of columns are the package's property names,
+    save in `columns`, which maps properties to this node's columns."""
+
+    name: str
+    table: str
+    takes_part: bool = True
+    """False where a node's own exchange says `false`: it passes the type on, and does not keep it in a table."""
+    reference_data: bool = False
+    owner: tuple[str, ...] = ()
+    access: str | None = None
+    filter: tuple[str, ...] = ()
+    sections: Mapping[str, str] = field(default_factory=dict)
+    section_order: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    collision: Literal["newest", "parent"] = "newest"
+    date: str | None = None
+    formerly: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """One node. Limits bear their units in their names."""
+
+    code: str
+    name: str
+    parent: str | None
+    database: str
+    """SQLAlchemy's URL with ${VAR} still in it: it is filled in only for the node that is opened."""
+    exchange: Mapping[str, TypeSettings] = field(default_factory=dict)
+    """Every type of the network as this node has it."""
+    send_streams_max: int = 4
+    receive_streams_max: int = 4
+    portion_items_max: int = 10_000
+    message_items_max: int = 1_000
+    message_bytes_max: int = 1_000_000
+    stream_items_min: int = 100
+    receive_portion_messages_max: int = 64
+    clock_skew_max_s: int = 300
+    heartbeat_s: int = 60
+    identity: tuple[int, int] | None = None
+    """(step, offset) of the keys that this node's database generates."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """nodes.yaml, checked."""
+
+    name: str
+    bus: str
+    nodes: Mapping[str, NodeSettings]
+    path: Path
+    """Where the file lies: relative paths and state are beside it."""
+    package: Path | None = None
+    hooks: Path | None = None
+    kafka: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def topology(self) -> Topology:
+        return Topology({code: node.parent for code, node in self.nodes.items()})

@@ -1,0 +1,142 @@
+"""The structure: the package as one node's database holds it. Types and properties become SQL only through this.
+
+    package x exchange (nodes.yaml) x tables (reflected)  ->  Structure
+
+`compile_structure` is in schemas.compilation; here are the words that every dialect reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Literal
+
+from schemas.package import Property
+from schemas.tables import Column
+
+
+class Routing(Enum):
+    """Where items of a type go (system.md, Sending)."""
+
+    REFERENCE_DATA = "reference_data"
+    INDEPENDENT = "independent"
+    DEPENDENT = "dependent"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A property and the column that holds it here; `column` is None where this node has none."""
+
+    prop: Property
+    column: Column | None
+
+    @property
+    def name(self) -> str:
+        return self.prop.name
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rows of an object: the section's table, tied to the root by `link` (section column, root column)."""
+
+    name: str
+    table: str
+    fields: tuple[Field, ...]
+    """What travels; the link's columns do not."""
+    link: tuple[tuple[str, str], ...]
+    primary_key: tuple[str, ...]
+    """Columns, link columns among them; empty when the table has none (rows are then replaced whole)."""
+    order: tuple[str, ...]
+    """Columns in whose order the rows travel; may be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Columns of a type (or of its section, by name) that hold the key of an item of `target`."""
+
+    section: str | None
+    columns: tuple[str, ...]
+    target: str
+    target_columns: tuple[str, ...]
+    """The target's columns that they equal, in the same order; mostly its key."""
+    required: bool
+    owner: bool = False
+    enforced: bool = True
+    """The database checks it (a foreign key)."""
+
+
+@dataclass(frozen=True)
+class ItemType:
+    """A type as this node has it. `table` is None where the node takes no part: items are kept as JSON and passed on.
+
+    An object's key are its primary key's columns; a record set's its filter's, and its rows are all rows of the
+    table with equal values there (NULL equals NULL). For a record set `fields` are first the filter's, then the
+    records'; `record_key` are the columns that tell records of one set apart.
+    """
+
+    name: str
+    kind: Literal["object", "record_set"]
+    routing: Routing
+    table: str | None
+    key: tuple[Field, ...]
+    fields: tuple[Field, ...]
+    """All that travel, the key's among them."""
+    sections: tuple[Section, ...] = ()
+    references: tuple[Reference, ...] = ()
+    record_key: tuple[str, ...] = ()
+    """Record sets: the primary key's columns outside the filter."""
+    access: str | None = None
+    collision: Literal["newest", "parent"] = "newest"
+    date: str | None = None
+    generated_key: bool = False
+    """The database invents its keys: two births under one key are different items."""
+    uniques: tuple[tuple[str, ...], ...] = ()
+    """Unique columns other than the primary key: their values may have to be freed before they are taken."""
+    rank: int = 0
+    """Referenced types before those that refer to them; types in a circle are next to each other."""
+
+    @property
+    def is_object(self) -> bool:
+        return self.kind == "object"
+
+    @cached_property
+    def held(self) -> tuple[Field, ...]:
+        """Fields that have a column here."""
+        return tuple(f for f in self.fields if f.column is not None)
+
+    @cached_property
+    def key_names(self) -> tuple[str, ...]:
+        return tuple(f.name for f in self.key)
+
+    @cached_property
+    def owner_reference(self) -> Reference | None:
+        return next((r for r in self.references if r.owner), None)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All types of a node, by name, in the order of rank, and what did not fit."""
+
+    types: Mapping[str, ItemType]
+    mismatches: tuple[Mismatch, ...] = ()
+    fingerprint: str = ""
+
+    def __getitem__(self, name: str) -> ItemType:
+        return self.types[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Something in which the package and a node's database differ, and what it means.
+
+    `effect`: "will not arrive", "will be cut", "cannot be read", "refused" (the type takes no part until it is mended)
+    or "note" (worth knowing, nothing is lost).
+    """
+
+    type: str
+    property: str | None
+    effect: str
+    text: str
+    hint: str = ""

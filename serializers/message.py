@@ -1,0 +1,232 @@
+"""The message, version 1: an envelope around items, as bytes.
+
+    {"message": {"header": {"from": …, "session": …, "number": …}, "body": [{"#type": …, "#value": …}, …]}}
+
+Items' values are JSON text made by the database and are not looked at here when a message is written; when one is
+read, it is parsed once and checked to be of the form that the contract gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from schemas.errors import MessageError
+from schemas.package import NAMESPACE
+from schemas.stamp import Stamp, digits, from_digits
+
+VERSION = 1
+_NAME = re.compile(r"([0-9A-Z]{2,8})to([0-9A-Z]{2,8})at(\d{17})-([1-9]\d{0,8})\.json", re.ASCII)
+_ORIGIN = re.compile(r"[0-9A-Z]{2,8}\.\d{1,15}", re.ASCII)
+
+
+class Version(NamedTuple):
+    """(stamp, origin): compared as such, it is the total order that settles collisions by `newest`."""
+
+    stamp: Stamp
+    origin: str
+    """Node and incarnation: `00.1763800000`."""
+
+
+Seen = Mapping[str, Stamp]
+"""For the other origins that ever wrote an item, their newest stamps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    sender: str
+    to: str
+    incarnation: int
+    session: Stamp
+    number: int
+    after: Stamp | None = None
+    of: int | None = None
+    """In an end mark only: how many messages the session has for this addressee. 0 in a heartbeat."""
+    package: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return message_name(self.sender, self.to, self.session, self.number)
+
+    @property
+    def is_end_mark(self) -> bool:
+        return self.of is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An item of a message as it was read. `value` is None for a deletion, whose key properties are in `deleted`."""
+
+    type: str
+    version: Version
+    seen: dict[str, Stamp]
+    value: dict[str, Any] | None
+    deleted: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    header: Header
+    items: tuple[Incoming, ...]
+
+
+def message_name(sender: str, to: str, session: Stamp, number: int) -> str:
+    return f"{sender}to{to}at{digits(session)}-{number}.json"
+
+
+class Name(NamedTuple):
+    sender: str
+    to: str
+    session: Stamp
+    number: int
+
+
+def parse_name(name: str) -> Name | None:
+    """What a message's name says; None when it is none."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        return None
+    try:
+        return Name(found[1], found[2], from_digits(found[3]), int(found[4]))
+    except ValueError:
+        return None
+
+
+def item_text(type_name: str, version: Version, seen: Seen | None, *, value: bytes | None, key: bytes | None) -> bytes:
+    """One item of a body: `value` is its JSON text, or, for a deletion, `key` the JSON object of its key."""
+    head = (
+        b'{"#ns":"'
+        + NAMESPACE.encode()
+        + b'","#type":'
+        + orjson.dumps(type_name)
+        + b',"#stamp":"'
+        + digits(version.stamp).encode()
+        + b'","#origin":"'
+        + version.origin.encode()
+        + b'"'
+    )
+    if seen:
+        head += b',"#seen":' + orjson.dumps({origin: digits(stamp) for origin, stamp in seen.items()})
+    if value is None:
+        assert key is not None
+        return head + b',"#deleted":' + key + b"}"
+    return head + b',"#value":' + value + b"}"
+
+
+def message_bytes(header: Header, items: Iterable[bytes]) -> bytes:
+    """A whole message from its items' texts (item_text)."""
+    fields: dict[str, Any] = {
+        "from": header.sender,
+        "to": header.to,
+        "version": VERSION,
+        "incarnation": header.incarnation,
+        "session": digits(header.session),
+        "number": header.number,
+    }
+    if header.after is not None:
+        fields["after"] = digits(header.after)
+    if header.of is not None:
+        fields["of"] = header.of
+    if header.package:
+        fields["package"] = header.package
+    fields.update(header.extra)
+    return b'{"message":{"header":' + orjson.dumps(fields) + b',"body":[' + b",".join(items) + b"]}}"
+
+
+def read_header(payload: bytes) -> Header:
+    """The header of a message, checked. Raises MessageError."""
+    return _header(_envelope(payload))
+
+
+def read_message(payload: bytes) -> Message:
+    """A whole message, checked to be of the contract's form. Raises MessageError that says what is wrong with it."""
+    envelope = _envelope(payload)
+    header = _header(envelope)
+    body = envelope.get("body")
+    if isinstance(body, dict):
+        body = body.get("object")
+    if not isinstance(body, list):
+        raise MessageError("the message has no body", hint="a body is a list of items")
+    return Message(header, tuple(_item(position, element) for position, element in enumerate(body, 1)))
+
+
+def _envelope(payload: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise MessageError(f"not JSON: {error}", hint="was the file cut short or altered on its way?") from None
+    envelope = document.get("message") if isinstance(document, dict) else None
+    if not isinstance(envelope, dict):
+        raise MessageError("there is no object 'message' in it")
+    return envelope
+
+
+def _header(envelope: dict[str, Any]) -> Header:
+    raw = envelope.get("header")
+    if not isinstance(raw, dict):
+        raise MessageError("the message has no header")
+    if raw.get("version") != VERSION:
+        raise MessageError(
+            f"header version {raw.get('version')!r} is not known here",
+            hint="upgrade this node: the sender is newer",
+        )
+    try:
+        of = raw.get("of")
+        header = Header(
+            sender=_text(raw, "from"),
+            to=_text(raw, "to"),
+            incarnation=_number(raw, "incarnation"),
+            session=from_digits(raw.get("session", "")),
+            number=_number(raw, "number"),
+            after=from_digits(raw["after"]) if raw.get("after") is not None else None,
+            of=None if of is None else _number(raw, "of"),
+            package=raw.get("package"),
+            extra={k: v for k, v in raw.items() if k not in _HEADER_FIELDS},
+        )
+    except ValueError as error:
+        raise MessageError(f"header: {error}") from None
+    if header.number < 1 or (header.of is not None and header.number != header.of + 1):
+        raise MessageError(f"header: number {header.number} of {header.of} cannot be")
+    return header
+
+
+_HEADER_FIELDS = frozenset(("from", "to", "version", "incarnation", "session", "number", "after", "of", "package"))
+
+
+def _text(raw: dict[str, Any], name: str) -> str:
+    value = raw.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name!r} is not a text")
+    return value
+
+
+def _number(raw: dict[str, Any], name: str) -> int:
+    value = raw.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name!r} is not a number")
+    return value
+
+
+def _item(position: int, raw: Any) -> Incoming:
+    try:
+        value, deleted = raw.get("#value"), raw.get("#deleted")
+        if (value is None) == (deleted is None) or not isinstance(value if deleted is None else deleted, dict):
+            raise ValueError("exactly one of #value and #deleted has to be there, an object")
+        origin = _text(raw, "#origin")
+        seen = raw.get("#seen") or {}
+        if not _ORIGIN.fullmatch(origin) or not all(_ORIGIN.fullmatch(o) for o in seen):
+            raise ValueError("an origin is a node and an incarnation, e.g. 00.1763800000")
+        return Incoming(
+            type=_text(raw, "#type"),
+            version=Version(from_digits(raw.get("#stamp", "")), origin),
+            seen={o: from_digits(s) for o, s in seen.items()},
+            value=value,
+            deleted=deleted,
+        )
+    except (ValueError, AttributeError, TypeError) as error:
+        raise MessageError(f"item {position} of the body: {error}") from None
