@@ -24,6 +24,10 @@ _NAME = re.compile(r"([0-9A-Z]{2,8})to([0-9A-Z]{2,8})at(\d{17})-([1-9]\d{0,8})\.
 _ORIGIN = re.compile(r"[0-9A-Z]{2,8}\.\d{1,15}", re.ASCII)
 
 
+class UnknownVersionError(MessageError):
+    """A message of a header version that this program does not know: it waits for the upgrade."""
+
+
 class Version(NamedTuple):
     """(stamp, origin): compared as such, it is the total order that settles collisions by `newest`."""
 
@@ -171,7 +175,7 @@ def _header(envelope: dict[str, Any]) -> Header:
     if not isinstance(raw, dict):
         raise MessageError("the message has no header")
     if raw.get("version") != VERSION:
-        raise MessageError(
+        raise UnknownVersionError(
             f"header version {raw.get('version')!r} is not known here",
             hint="upgrade this node: the sender is newer",
         )

@@ -1,0 +1,386 @@
+"""Receiving: what has come from the neighbours, in order, each message in its own transaction.
+
+    publish ... bus ... -> [ RECEIVE -> settle -> apply ] -> capture's register, so that items travel on
+
+Sessions of a sender one after another; messages of one session in parallel, up to the node's maximum; several senders
+side by side. A message, how far the link is with it, and what it makes pending are one transaction.
+
+A message that cannot be applied is tried once more when the others of its session are done (it may have needed them);
+then the link stops with a clear word, the message stays where it is, and it is tried again from time to time.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+from dispatcher.applying import apply
+from dispatcher.events import event
+from dispatcher.ports import Bus, Clock, Incoming, Letter, NodeView, Received, Store
+from dispatcher.review import limited_types
+from schemas.errors import ConflictError, MessageError
+from schemas.network import NodeSettings
+from schemas.stamp import Stamp, digits
+from schemas.structure import Structure
+from serializers.message import Message, Name, UnknownVersionError, parse_name, read_message
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS_MAX = 60
+FAULT_RETRY_S = 30.0
+SMALL_BYTES = 4096
+"""Letters up to this size are read when they come (an end mark is one); larger ones only when they are applied."""
+
+
+class Slots:
+    """How many messages may be applied at once; the number may change at any time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._free = threading.Condition()
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        with self._free:
+            self._limit = limit
+            self._free.notify_all()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        with self._free:
+            self._free.wait_for(lambda: self._taken < max(1, self._limit))
+            self._taken += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._taken -= 1
+                self._free.notify()
+
+
+@dataclass(slots=True)
+class Arrived:
+    """A letter of a link whose name has been read, and its message once that has been read too."""
+
+    letter: Letter
+    name: Name
+    message: Message | None = None
+
+    def read(self) -> Message:
+        """Raises MessageError when it is no message, or another one than its name says."""
+        if self.message is None:
+            message = read_message(self.letter.payload)
+            header = message.header
+            if (header.sender, header.to, header.session, header.number) != self.name:
+                raise MessageError(
+                    f"{self.letter.name}: the header says {header.name}",
+                    hint="who may write to this link's folder or topic?",
+                )
+            self.message = message
+        return self.message
+
+
+class Receiver:
+    """The receive dispatcher of a node: one Link for each neighbour. `streams_max` 0 stops receiving."""
+
+    def __init__(
+        self, node: NodeView, structure: Structure, settings: NodeSettings, store: Store, bus: Bus, clock: Clock
+    ) -> None:
+        self.slots = Slots(settings.receive_streams_max)
+        self.workers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="apply")
+        self.links = {
+            sender: Link(sender, node, structure, settings, store, bus, clock, self.slots, self.workers)
+            for sender in node.neighbours
+        }
+        bus.open({sender: link.incoming.position for sender, link in self.links.items()})
+
+    @property
+    def streams_max(self) -> int:
+        return self.slots.limit
+
+    @streams_max.setter
+    def streams_max(self, streams_max: int) -> None:
+        self.slots.limit = streams_max
+
+    def step(self) -> bool:
+        """Receives what is here, link after link; whether anything was applied."""
+        moved = [link.step() for link in self.links.values()]  # every link, not only up to the first that moved
+        return any(moved)
+
+    def close(self) -> None:
+        self.workers.shutdown()
+
+
+class Link:
+    """Receiving from one neighbour."""
+
+    def __init__(
+        self,
+        sender: str,
+        node: NodeView,
+        structure: Structure,
+        settings: NodeSettings,
+        store: Store,
+        bus: Bus,
+        clock: Clock,
+        slots: Slots,
+        workers: ThreadPoolExecutor,
+    ) -> None:
+        self.sender = sender
+        self.node = node
+        self.structure = structure
+        self.settings = settings
+        self.store = store
+        self.bus = bus
+        self.clock = clock
+        self.slots = slots
+        self.workers = workers
+        self.incoming: Incoming = store.incoming(sender)
+        self.fault: str | None = None
+        """Why the link stands still."""
+        self.answers = False
+        """Something was made pending for the sender since this was last looked at."""
+        self._forward = len(node.neighbours) > 1
+        self._limited = frozenset() if sender == node.parent else limited_types(structure)
+        self._waiting: list[Arrived] = []
+        self._not_before = 0
+
+    def step(self) -> bool:
+        """Applies what is here of the session that is being received; whether anything was done."""
+        if self.slots.limit == 0 or self.clock.now() < self._not_before:
+            return False
+        self._take()
+        if not self._waiting:
+            return False
+        session = self._waiting[0].name.session
+        run = [arrived for arrived in self._waiting if arrived.name.session == session]
+        return self._receive(session, run)
+
+    # --- what has come ---
+
+    def _take(self) -> None:
+        room = self.settings.receive_portion_messages_max - len(self._waiting)
+        for letter in self.bus.receive(self.sender, letters_max=room) if room > 0 else ():
+            try:
+                self._waiting.append(self._admit(letter))
+            except MessageError as error:
+                self._set_aside(letter, error)
+        self._waiting.sort(key=lambda arrived: (arrived.name.session, arrived.name.number))
+
+    def _admit(self, letter: Letter) -> Arrived:
+        name = parse_name(letter.name)
+        if name is None or (name.sender, name.to) != (self.sender, self.node.code):
+            raise MessageError(f"{letter.name!r} is not the name of a message from {self.sender} to {self.node.code}")
+        arrived = Arrived(letter, name)
+        if len(letter.payload) <= SMALL_BYTES:
+            with suppress(UnknownVersionError):  # it stands in its place; applying it reports it
+                arrived.read()
+        return arrived
+
+    def _set_aside(self, letter: Letter, error: MessageError) -> None:
+        event(log, logging.ERROR, "message set aside", node=self.sender, message=letter.name, error=error.text)
+        self.bus.set_aside(letter, error.text)
+
+    # --- one session ---
+
+    def _receive(self, session: Stamp, run: list[Arrived]) -> bool:
+        first = self._readable(run)
+        if first is None:
+            return True
+        header = first.read().header
+        if header.is_end_mark and header.of == 0:  # a heartbeat
+            self._drop([first])
+            return True
+        if self._is_late(session, header.incarnation):
+            return self._receive_late(run)
+        self._begin(session, header.incarnation, header.after)
+        marks = [a for a in run if a.message is not None and a.message.header.is_end_mark]
+        repeated = [a for a in run if a.name.number in self.incoming.done and a not in marks]
+        self._drop(repeated)
+        todo = [a for a in run if a not in repeated and a not in marks]
+        of = marks[0].read().header.of if marks else None
+        whole = of is not None and self.incoming.done | {a.name.number for a in todo} >= set(range(1, of + 1))
+        alone = marks[0] if whole and len(todo) == 1 else None
+        if not self._apply_all(todo, completing=alone):
+            return bool(repeated)
+        if whole:
+            if alone is None:
+                self._complete(marks[0])
+            self._drop(marks)
+            self._completed(session)
+        elif marks and not todo and len(self._waiting) > len(marks):
+            self._drop(marks)  # messages are missing, and a later session is here: `_begin` looks at what that says
+        return bool(todo or repeated or whole)
+
+    def _is_late(self, session: Stamp, incarnation: int) -> bool:
+        """It belongs to a session that is whole already, or was given up when a later one began."""
+        known = self.incoming
+        newest = max(known.session or 0, (known.completed or 0) + 1)
+        return known.incarnation == incarnation and session < newest
+
+    def _receive_late(self, run: list[Arrived]) -> bool:
+        """Of a whole session nothing is done again. What comes late of one that was given up is applied as data:
+        versions make that safe."""
+        completed = self.incoming.completed or 0
+        late = [a for a in run if a.name.session > completed and not a.read().header.is_end_mark]
+        self._drop([a for a in run if a not in late])
+        return self._apply_all(late, completing=None)
+
+    def _readable(self, run: list[Arrived]) -> Arrived | None:
+        """The first letter of the run that can be read; those that cannot are set aside."""
+        for arrived in list(run):
+            try:
+                arrived.read()
+                return arrived
+            except UnknownVersionError as error:
+                self._stop(arrived, error)
+                return None
+            except MessageError as error:
+                self._set_aside(arrived.letter, error)
+                self._waiting.remove(arrived)
+                run.remove(arrived)
+        return None
+
+    def _begin(self, session: Stamp, incarnation: int, after: Stamp | None) -> None:
+        """Notes that `session` is being received. One before it that is not whole was abandoned by its sender, unless
+        the new one names it as recorded: then something is missing."""
+        known = self.incoming
+        if (known.incarnation, known.session) == (incarnation, session):
+            return
+        if known.session is not None:
+            self.store.abandon(self.sender, known.session, None)
+        completed = known.completed if known.incarnation == incarnation else None
+        self.incoming = Incoming(self.sender, incarnation, session, completed=completed)
+        if after is not None and completed is not None and after > completed:
+            text = f"sessions up to {digits(after)} were sent, whole ones came up to {digits(completed)}"
+            event(log, logging.ERROR, "gap", node=self.sender, text=text)
+            self.store.link_fault(self.sender, f"gap: {text}")
+
+    def _apply_all(self, todo: Sequence[Arrived], *, completing: Arrived | None) -> bool:
+        """Applies messages of one session in parallel, the largest first; whether all are applied."""
+        failed = self._apply_parallel(todo, completing)
+        if failed and len(failed) < len(todo):  # it may have needed what others of the session brought
+            failed = self._apply_parallel([arrived for arrived, _ in failed], completing)
+        if failed:
+            arrived, error = min(failed, key=lambda pair: pair[0].name)
+            self._stop(arrived, error)
+            return False
+        if todo and self.fault is not None:
+            self.fault = None
+            self.store.link_fault(self.sender, None)
+        return True
+
+    def _apply_parallel(
+        self, todo: Sequence[Arrived], completing: Arrived | None
+    ) -> list[tuple[Arrived, MessageError]]:
+        ordered = sorted(todo, key=lambda arrived: -len(arrived.letter.payload))
+        if len(ordered) == 1 or self.slots.limit <= 1:
+            outcomes = [self._try(arrived, completing) for arrived in ordered]
+        else:
+            outcomes = list(self.workers.map(lambda arrived: self._try(arrived, completing), ordered))
+        failed = []
+        for arrived, error in zip(ordered, outcomes, strict=True):
+            if error is None:
+                self.incoming = _with_done(self.incoming, arrived)
+                self._drop([arrived])
+            else:
+                failed.append((arrived, error))
+        return failed
+
+    def _try(self, arrived: Arrived, completing: Arrived | None) -> MessageError | None:
+        """None when the message is applied."""
+        with self.slots.one():
+            attempt = 1
+            while True:
+                try:
+                    self._apply(arrived, completing)
+                    return None
+                except MessageError as error:
+                    return error
+                except ConflictError as error:
+                    if attempt >= ATTEMPTS_MAX:
+                        return MessageError(error.text, hint=error.hint)
+                    self.clock.wait(random.uniform(0.001, 0.02) * min(attempt, 10))  # noqa: S311 - jitter
+                    attempt += 1
+
+    def _apply(self, arrived: Arrived, completing: Arrived | None) -> None:
+        message = arrived.read()
+        header = message.header
+        with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
+            decided = apply(message, view, self.node, self.structure, self.store.origin)
+            oldest = min((item.version.stamp for item in message.items), default=None)
+            view.received(
+                Received(
+                    node=self.sender,
+                    incarnation=header.incarnation,
+                    session=header.session,
+                    number=header.number,
+                    completes=completing is not None,
+                    position=completing.letter.position if completing is not None else None,
+                    items=len(message.items),
+                    rejected=decided.rejected,
+                    size_bytes=len(arrived.letter.payload),
+                    end_to_end_ms=None if oldest is None else max(0, self.clock.now() - oldest),
+                )
+            )
+        self.answers |= bool(decided.answers)
+        event(
+            log,
+            logging.DEBUG,
+            "message applied",
+            message=header.name,
+            objects=len(message.items),
+            rejected=decided.rejected,
+            collisions=len(decided.collisions),
+        )
+
+    def _complete(self, mark: Arrived) -> None:
+        """All messages are applied and the end mark is here: the session is whole."""
+        header = mark.read().header
+        with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
+            view.received(
+                Received(
+                    node=self.sender,
+                    incarnation=header.incarnation,
+                    session=header.session,
+                    number=header.number,
+                    completes=True,
+                    position=mark.letter.position,
+                )
+            )
+
+    def _completed(self, session: Stamp) -> None:
+        self.incoming = Incoming(self.sender, self.incoming.incarnation, completed=session)
+        event(log, logging.INFO, "session received", node=self.sender, session=digits(session))
+
+    def _stop(self, arrived: Arrived, error: MessageError) -> None:
+        """The link stands still until the message can be applied; it stays where it is."""
+        self._not_before = self.clock.now() + int(FAULT_RETRY_S * 1000)
+        text = f"{arrived.letter.name}: {error.text}" + (f" (try: {error.hint})" if error.hint else "")
+        if text != self.fault:
+            event(log, logging.ERROR, "link stopped", node=self.sender, message=arrived.letter.name, error=error.text)
+        self.fault = text
+        self.store.link_fault(self.sender, text)
+
+    def _drop(self, arrived: Sequence[Arrived]) -> None:
+        """These are done: the bus may forget them."""
+        if arrived:
+            self.bus.done([a.letter for a in arrived])
+            gone = {id(a) for a in arrived}
+            self._waiting = [a for a in self._waiting if id(a) not in gone]
+
+
+def _with_done(incoming: Incoming, arrived: Arrived) -> Incoming:
+    if incoming.session != arrived.name.session:  # late, of a session that was given up
+        return incoming
+    return replace(incoming, done=incoming.done | {arrived.name.number})

@@ -1,0 +1,119 @@
+"""Review: to which neighbours each changed item goes.
+
+    capture -> [ select -> REVIEW -> complete -> group -> split -> publish ] -> receive
+
+The rules, in this order (system.md, Sending): (1) from a child everything goes to the parent; (2) reference data
+goes to every node; (3.1) independent data goes to the nodes whose users have rights to it; (3.2) dependent data goes
+where its owner goes; (4) what was once sent to a node is sent to it again for ever. Not back to where the version
+came from. A right of any node in a child's subtree addresses that child.
+
+`facts_of` asks the database, set by set; `review` decides and touches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dispatcher.ports import Change, NodeView, SendingView
+from schemas.structure import ItemType, Routing, Structure
+from serializers.keys import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What review has to know of items whose way depends on more than their type."""
+
+    owners: Mapping[Item, Item | None] = field(default_factory=dict)
+    access: Mapping[Item, frozenset[str]] = field(default_factory=dict)
+    holders: Mapping[Item, frozenset[str]] = field(default_factory=dict)
+
+
+def everywhere(structure: Structure) -> frozenset[str]:
+    """Types that go to every child: reference data, and what always has such an owner."""
+    found = {t.name for t in structure.types.values() if t.routing is Routing.REFERENCE_DATA}
+    grown = True
+    while grown:
+        more = {t.name for t in structure.types.values() if t.name not in found and _always_owned_by(t, found)}
+        grown = bool(more)
+        found |= more
+    return frozenset(found)
+
+
+def _always_owned_by(item_type: ItemType, types: set[str]) -> bool:
+    owner = item_type.owner_reference
+    if item_type.routing is not Routing.DEPENDENT or owner is None or owner.target not in types:
+        return False
+    columns = {f.column.name: f.column for f in item_type.held if f.column}
+    return all(c in columns and not columns[c].nullable for c in owner.columns)
+
+
+def limited_types(structure: Structure) -> frozenset[str]:
+    """Types of which a child has only what was routed to it: there presence is known item by item."""
+    return frozenset(structure.types) - everywhere(structure)
+
+
+def facts_of(changes: Sequence[Change], view: SendingView, structure: Structure, limited: frozenset[str]) -> Facts:
+    """Owners up to the topmost, the rights to independent items among them, and who holds any of them."""
+    asked = [c.item for c in changes if c.item.type in limited]
+    if not asked:
+        return Facts()
+    owners: dict[Item, Item | None] = {}
+    step = [item for item in asked if structure[item.type].routing is Routing.DEPENDENT]
+    while step:
+        found = view.owners(step)
+        owners.update(found)
+        step = [
+            o
+            for o in dict.fromkeys(found.values())
+            if o is not None and o not in owners and structure[o.type].routing is Routing.DEPENDENT
+        ]
+    concerned = list(dict.fromkeys([*asked, *(o for o in owners.values() if o is not None and o.type in limited)]))
+    with_access = [item for item in concerned if structure[item.type].access]
+    return Facts(
+        owners=owners,
+        access=view.access(with_access) if with_access else {},
+        holders=view.holders(concerned),
+    )
+
+
+def review(
+    changes: Iterable[Change], node: NodeView, structure: Structure, limited: frozenset[str], facts: Facts
+) -> dict[str, list[Change]]:
+    """The changes that go to each neighbour, in their order. A neighbour that nothing concerns is absent."""
+    going: dict[str, list[Change]] = {}
+    for change in changes:
+        for addressee in addressees(change.item, node, structure, limited, facts):
+            if addressee != change.source:
+                going.setdefault(addressee, []).append(change)
+    return going
+
+
+def addressees(
+    item: Item, node: NodeView, structure: Structure, limited: frozenset[str], facts: Facts
+) -> tuple[str, ...]:
+    """The neighbours that an item concerns by the rules, where it came from included."""
+    if item.type not in limited:
+        return node.neighbours
+    children = facts.holders.get(item, frozenset()) | _by_rules(item, node, structure, limited, facts)
+    return tuple(n for n in node.neighbours if n == node.parent or n in children)
+
+
+def _by_rules(
+    item: Item, node: NodeView, structure: Structure, limited: frozenset[str], facts: Facts
+) -> frozenset[str]:
+    """Neighbours by rights, or by the owner (its rights, and whoever holds it), over any number of levels."""
+    found: set[str] = set()
+    step: Item | None = item
+    passed = set()
+    while step is not None and step not in passed:
+        passed.add(step)
+        if step.type not in limited:
+            return frozenset(node.children)
+        if step is not item:
+            found |= facts.holders.get(step, frozenset())
+        owner = facts.owners.get(step) if structure[step.type].routing is Routing.DEPENDENT else None
+        if owner is None:  # independent, or without an owner
+            found |= {node.towards[n] for n in facts.access.get(step, frozenset()) if n in node.towards}
+        step = owner
+    return frozenset(found)

@@ -1,0 +1,480 @@
+"""Sending: sessions, from the review boundary to the bus.
+
+    capture -> [ select -> review -> complete -> group -> split -> publish ] -> receive
+
+`Sender.step` is one run for each *front*: the neighbours that are served up to the same mark. What a neighbour that
+was away has to get is a front of its own, so that it delays no other.
+
+    T1   one transaction, one snapshot: fold the capture log, select, review, read, complete, group, split;
+         session stamps and holders are noted before anything leaves
+         publish, and wait until the bus has acknowledged every message
+    T2   positions, last sessions
+
+A crash before T2 abandons the session; its items go out again under a new one, never under the old stamp.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from dispatcher.closure import Completed, complete
+from dispatcher.events import event
+from dispatcher.grouping import Limits, Phase, group
+from dispatcher.ports import Bus, Change, Clock, Letter, NodeView, Outgoing, SendingView, Sent, Store, Tie
+from dispatcher.review import facts_of, limited_types, review
+from dispatcher.streams import pack, split
+from schemas.errors import ConflictError, InvariantError, UnavailableError
+from schemas.network import NodeSettings
+from schemas.stamp import Stamp, digits
+from schemas.structure import Structure
+from serializers.keys import Item, key_value
+from serializers.message import Header, item_text, message_bytes
+
+log = logging.getLogger(__name__)
+
+PORTION_BYTES_MAX = 32_000_000
+"""How much of a portion's content is held in memory; what exceeds it is left for the next one."""
+
+ATTEMPTS_MAX = 20
+RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)
+"""How long a neighbour that could not be reached is left alone, by failures in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Neighbours that are served up to the same mark."""
+
+    position: int
+    links: tuple[Outgoing, ...]
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(link.node for link in self.links)
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """A run of changes, continuous from the front's position up to `position`. `whole`: nothing is left behind it,
+    so deletions can overtake nothing."""
+
+    changes: Sequence[Change]
+    position: int
+    whole: bool
+
+
+@dataclass(slots=True)
+class Load:
+    """What goes to one addressee."""
+
+    link: Outgoing
+    changes: list[Change] = field(default_factory=list)
+    settled: list[Change] = field(default_factory=list)
+    deferred: list[Change] = field(default_factory=list)
+
+    def take(self, changes: Iterable[Change], *, whole: bool) -> None:
+        """Takes what goes now; deletions wait for a portion after which nothing is left (correctness.md)."""
+        for change in changes:
+            (self.deferred if change.gone and not whole else self.changes).append(change)
+
+    def take_pending(self, changes: Iterable[Change], portion: Portion) -> None:
+        """Takes what is to go out of turn; what its own turn will bring anyway is only settled."""
+        held = {c.item for c in self.changes}
+        for change in changes:
+            if change.gone and not portion.whole:
+                continue
+            self.settled.append(change)
+            if change.item not in held and change.mark <= portion.position:
+                self.changes.append(change)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """All letters of a step to one addressee, and what is to be recorded when they are acknowledged."""
+
+    letters: Sequence[Letter]
+    sent: Sent
+    streams: int = 0
+
+
+class Sender:
+    """The send dispatcher of a node. `streams_max` may be changed while it runs; 0 stops sending."""
+
+    def __init__(
+        self, node: NodeView, structure: Structure, settings: NodeSettings, store: Store, bus: Bus, clock: Clock
+    ) -> None:
+        self.node = node
+        self.structure = structure
+        self.settings = settings
+        self.store = store
+        self.bus = bus
+        self.clock = clock
+        self.streams_max = settings.send_streams_max
+        self.limited = limited_types(structure)
+        self.unreachable: dict[str, str] = {}
+        """Why a neighbour could not be reached the last time."""
+        self._incarnation = int(store.origin.partition(".")[2])
+        self._limits = Limits(settings.message_items_max, settings.message_bytes_max)
+        self._exclusive = frozenset(t.name for t in structure.types.values() if t.uniques)
+        self._unsettled = True
+        self._heartbeat_due = False
+        self._served: set[str] = set()
+        """Neighbours that got a session since the last heartbeat."""
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, int] = {}
+        self._ahead: dict[str, int | None] = {}
+        """For each neighbour the largest mark sent before its turn; None before it was looked up."""
+
+    def nudge(self) -> None:
+        """Something was made pending, or positions were changed, outside the capture log."""
+        self._unsettled = True
+
+    def ask_heartbeat(self) -> None:
+        """The next step sends a heartbeat to every neighbour that got no session since this was asked last."""
+        self._heartbeat_due = True
+
+    def step(self) -> bool:
+        """Sends what there is to every neighbour that can be reached; whether anything was sent or moved."""
+        if self.streams_max == 0:
+            return False
+        if self._heartbeat_due:
+            self._heartbeat()
+        if not (self._unsettled or self._retry_due() or self.store.has_changes()):
+            return False
+        self._unsettled = False
+        moved = False
+        for front in self._fronts():
+            parcels = self._prepare(front)
+            delivered = [parcel for parcel in parcels if self._publish(parcel)]
+            if delivered:
+                self.store.record_sent([parcel.sent for parcel in delivered])
+                self._remember(delivered)
+                moved = True
+        return moved
+
+    def _heartbeat(self) -> None:
+        """An end mark of an empty session to every idle neighbour, so that a lost tail is seen. Not recorded."""
+        self._heartbeat_due = False
+        idle = [link for link in self.store.outgoing() if link.node not in self._served]
+        self._served.clear()
+        if not idle:
+            return
+        with self.store.sending() as view:
+            session = view.open_session(self.clock.now())
+        for link in idle:
+            header = self._header(link.node, session, 1, link.last_session, of=0)
+            letter = Letter(link.node, header.name, message_bytes(header, ()))
+            self._publish(Parcel([letter], Sent(link.node, link.position, None)))
+
+    # --- who is to be served ---
+
+    def _fronts(self) -> list[Front]:
+        now = self.clock.now()
+        self._not_before = {node: moment for node, moment in self._not_before.items() if now < moment}
+        fronts: dict[int, list[Outgoing]] = {}
+        for link in self.store.outgoing():
+            if link.node in self.node.neighbours and link.node not in self._not_before:
+                fronts.setdefault(link.position, []).append(link)
+        # the nearest to the present first: who was away does not delay who was not
+        return [Front(position, tuple(fronts[position])) for position in sorted(fronts, reverse=True)]
+
+    def _retry_due(self) -> bool:
+        return any(self.clock.now() >= moment for moment in self._not_before.values())
+
+    # --- T1 ---
+
+    def _prepare(self, front: Front) -> list[Parcel]:
+        attempt = 1
+        while True:
+            try:
+                with self.store.sending() as view:
+                    return self._prepare_in(view, front)
+            except ConflictError:
+                if attempt >= ATTEMPTS_MAX:
+                    raise
+                self.clock.wait(random.uniform(0.001, 0.01) * attempt)  # noqa: S311 - jitter, not a secret
+                attempt += 1
+
+    def _prepare_in(self, view: SendingView, front: Front) -> list[Parcel]:
+        view.fold()
+        portion = self._select(view, front)
+        going = self._review(view, portion.changes)
+        texts, portion = self._read(view, portion, going)
+        loads = self._load(view, front, portion, going, texts)
+        classes = self._complete(view, front, loads, texts)
+        self._unsettled |= not portion.whole
+
+        self._note_holders(view, loads, classes)
+        cut = [(nodes, self._group(nodes, loads, completed, texts)) for nodes, completed in classes]
+        sessions = max((len(phases) for _, phases in cut), default=0)
+        first = view.open_session(self.clock.now(), sessions) if sessions else None
+        if portion.changes:
+            view.reviewed(max(change.version.stamp for change in portion.changes))
+        return self._parcels(loads, classes, cut, texts, portion, first)
+
+    def _select(self, view: SendingView, front: Front) -> Portion:
+        items_max = self.settings.portion_items_max
+        changes = view.portion(front.position, items_max)
+        top = view.top()
+        whole = len(changes) < items_max or changes[-1].mark >= top
+        return Portion(changes, top if whole else changes[-1].mark, whole)
+
+    def _review(self, view: SendingView, changes: Sequence[Change]) -> Mapping[str, list[Change]]:
+        facts = facts_of(changes, view, self.structure, self.limited)
+        return review(changes, self.node, self.structure, self.limited, facts)
+
+    def _read(
+        self, view: SendingView, portion: Portion, going: Mapping[str, list[Change]]
+    ) -> tuple[dict[Item, bytes], Portion]:
+        """The texts of all that goes anywhere; a portion that would not fit in memory is cut short."""
+        concerned = {c.item for changes in going.values() for c in changes}
+        changes = [c for c in portion.changes if c.item in concerned]
+        texts: dict[Item, bytes] = {}
+        size = 0
+        for change, text in self._texts(view, changes):
+            texts[change.item] = text
+            size += len(text)
+            if size > PORTION_BYTES_MAX and change is not changes[-1]:
+                cut = [c for c in portion.changes if c.mark <= change.mark]
+                return texts, Portion(cut, change.mark, whole=False)
+        return texts, portion
+
+    def _texts(self, view: SendingView, changes: Sequence[Change]) -> Iterable[tuple[Change, bytes]]:
+        contents = view.contents([c.item for c in changes if not c.gone])
+        for change in changes:
+            value = None
+            if not change.gone:
+                content = next(contents)
+                if content.item != change.item:
+                    raise InvariantError(f"content of {content.item.type} came where another item's was asked for")
+                value = content.text
+            key = None if value is not None else orjson.dumps(self._key_value(change.item))
+            yield change, item_text(change.item.type, change.version, change.seen, value=value, key=key)
+
+    def _key_value(self, item: Item) -> dict[str, object]:
+        return key_value(self.structure[item.type], item.key)
+
+    def _load(
+        self,
+        view: SendingView,
+        front: Front,
+        portion: Portion,
+        going: Mapping[str, list[Change]],
+        texts: dict[Item, bytes],
+    ) -> dict[str, Load]:
+        loads = {}
+        for link in front.links:
+            load = loads[link.node] = Load(link)
+            changes = [c for c in going.get(link.node, ()) if c.mark <= portion.position]
+            early = self._went_ahead(view, link, changes)
+            load.take((c for c in changes if c.item not in early), whole=portion.whole)
+            if link.pending:
+                pending = view.pending(link.node, self.settings.portion_items_max)
+                load.take_pending(pending, portion)
+                missing = [c for c in load.changes if c.item not in texts]
+                texts.update((change.item, text) for change, text in self._texts(view, missing))
+                self._unsettled |= portion.whole and len(pending) < link.pending
+        return loads
+
+    def _went_ahead(self, view: SendingView, link: Outgoing, changes: Sequence[Change]) -> frozenset[Item]:
+        largest = self._ahead.get(link.node)
+        if not changes or (largest is not None and largest < changes[0].mark):
+            return frozenset()
+        return view.ahead(link.node, changes)
+
+    def _complete(
+        self, view: SendingView, front: Front, loads: Mapping[str, Load], texts: dict[Item, bytes]
+    ) -> list[tuple[tuple[str, ...], Completed]]:
+        """Classes of addressees that get the same, each with what its references need."""
+        classes: dict[tuple[Item, ...], list[str]] = {}
+        for node, load in loads.items():
+            if load.changes:
+                classes.setdefault(tuple(c.item for c in load.changes), []).append(node)
+        result = []
+        for items, nodes in classes.items():
+            gone = {c.item for c in loads[nodes[0]].changes if c.gone}
+            living = [item for item in items if item not in gone]
+            for together in self._alike(nodes, living):
+                result.extend(self._complete_class(view, front, together, living))
+        drawn = {c.item: c for _, completed in result for c in completed.drawn if c.item not in texts}
+        texts.update((change.item, text) for change, text in self._texts(view, list(drawn.values())))
+        return result
+
+    def _alike(self, nodes: Sequence[str], items: Sequence[Item]) -> list[tuple[str, ...]]:
+        """Addressees that need not be asked about one by one: the parent gets everything, and what all children get
+        is known by position. Where a limited type may be referred to, each child has its own."""
+        types = {item.type for item in items}
+        own = any(reference.target in self.limited for name in types for reference in self.structure[name].references)
+        children = [n for n in nodes if n != self.node.parent]
+        parent = [(n,) for n in nodes if n == self.node.parent]
+        return parent + ([(n,) for n in children] if own else [tuple(children)] if children else [])
+
+    def _complete_class(
+        self, view: SendingView, front: Front, nodes: tuple[str, ...], items: Sequence[Item]
+    ) -> list[tuple[tuple[str, ...], Completed]]:
+        """Usually one answer for all; where one of them is the source of what the others lack, one for each."""
+        limited = frozenset() if nodes == (self.node.parent,) else self.limited
+        single = nodes[0] if len(nodes) == 1 else ""
+        sources: set[str | None] = set()
+
+        def ties_of(step: Sequence[Item]) -> list[Tie]:
+            ties = list(view.ties(step, after=front.position, node=single, limited=limited))
+            sources.update(tie.target.source for tie in ties)
+            return ties
+
+        completed = complete(items, ties_of, had_by=frozenset(nodes) if single else frozenset())
+        if single or sources.isdisjoint(nodes):
+            return [(nodes, completed)]
+        return [pair for node in nodes for pair in self._complete_class(view, front, (node,), items)]
+
+    def _note_holders(
+        self, view: SendingView, loads: Mapping[str, Load], classes: Sequence[tuple[tuple[str, ...], Completed]]
+    ) -> None:
+        holders: dict[str, list[Item]] = {}
+        for nodes, completed in classes:
+            for node in nodes:
+                if node == self.node.parent:
+                    continue
+                going = [*(c.item for c in loads[node].changes if not c.gone), *(c.item for c in completed.drawn)]
+                limited = [item for item in going if item.type in self.limited]
+                if limited:
+                    holders[node] = limited
+        if holders:
+            view.hold(holders)
+
+    def _group(
+        self, nodes: tuple[str, ...], loads: Mapping[str, Load], completed: Completed, texts: Mapping[Item, bytes]
+    ) -> list[Phase]:
+        changes = loads[nodes[0]].changes
+        items = list(dict.fromkeys([*(c.item for c in completed.drawn), *(c.item for c in changes)]))
+        return group(
+            items,
+            completed.ties,
+            {item: len(texts[item]) for item in items},
+            self._limits,
+            gone=frozenset(c.item for c in changes if c.gone),
+            rank=lambda name: self.structure[name].rank,
+            exclusive=self._exclusive,
+        )
+
+    # --- messages ---
+
+    def _parcels(
+        self,
+        loads: Mapping[str, Load],
+        classes: Sequence[tuple[tuple[str, ...], Completed]],
+        cut: Sequence[tuple[tuple[str, ...], list[Phase]]],
+        texts: Mapping[Item, bytes],
+        portion: Portion,
+        first: Stamp | None,
+    ) -> list[Parcel]:
+        parcels = {}
+        for (nodes, completed), (_, phases) in zip(classes, cut, strict=True):
+            if first is None or not phases:
+                continue
+            bodies = [self._bodies(phase, texts) for phase in phases]  # read, serialised and packed once for all nodes
+            for node in nodes:
+                parcels[node] = self._parcel(loads[node], completed, bodies, portion, first)
+        for node, load in loads.items():
+            if node not in parcels and (load.link.position != portion.position or load.deferred):
+                parcels[node] = Parcel((), Sent(node, portion.position, None, deferred=load.deferred))
+        return list(parcels.values())
+
+    def _bodies(self, phase: Phase, texts: Mapping[Item, bytes]) -> tuple[list[list[bytes]], int]:
+        """The messages of a session as lists of item texts, and the number of streams that they came from."""
+        streams = split(phase, streams_max=max(1, self.streams_max), items_min=self.settings.stream_items_min)
+        messages = [message for stream in streams for message in pack(stream, self._limits)]
+        return [[texts[item] for g in message for item in g.items] for message in messages], len(streams)
+
+    def _parcel(
+        self,
+        load: Load,
+        completed: Completed,
+        bodies: Sequence[tuple[list[list[bytes]], int]],
+        portion: Portion,
+        first: Stamp,
+    ) -> Parcel:
+        node, after, session = load.link.node, load.link.last_session, first
+        letters: list[Letter] = []
+        for offset, (messages, _) in enumerate(bodies):
+            session = Stamp(first + offset)
+            for number, texts in enumerate(messages, 1):
+                header = self._header(node, session, number, after)
+                letters.append(Letter(node, header.name, message_bytes(header, texts)))
+            end = self._header(node, session, len(messages) + 1, after, of=len(messages))
+            letters.append(Letter(node, end.name, message_bytes(end, ())))
+            after = session
+        count_of_messages = sum(len(messages) for messages, _ in bodies)
+        return Parcel(
+            letters,
+            Sent(
+                node,
+                portion.position,
+                session,
+                messages=count_of_messages,
+                items=sum(len(texts) for messages, _ in bodies for texts in messages),
+                size_bytes=sum(len(letter.payload) for letter in letters),
+                ahead=[c for c in completed.drawn if c.mark > portion.position],
+                settled=load.settled,
+                deferred=load.deferred,
+            ),
+            streams=max(streams for _, streams in bodies),
+        )
+
+    def _header(self, node: str, session: Stamp, number: int, after: Stamp | None, *, of: int | None = None) -> Header:
+        return Header(
+            sender=self.node.code,
+            to=node,
+            incarnation=self._incarnation,
+            session=session,
+            number=number,
+            after=after,
+            of=of,
+            package=self.structure.fingerprint or None if of is not None else None,
+        )
+
+    # --- the bus, and T2 ---
+
+    def _publish(self, parcel: Parcel) -> bool:
+        """Whether every letter is acknowledged; a neighbour that cannot be reached is left alone for a while."""
+        node = parcel.sent.node
+        started = self.clock.now()
+        try:
+            if parcel.letters:
+                self.bus.publish(node, parcel.letters)
+        except UnavailableError as error:
+            failures = self._failures[node] = self._failures.get(node, 0) + 1
+            retry_s = RETRY_S[min(failures, len(RETRY_S)) - 1]
+            self._not_before[node] = started + int(retry_s * 1000)
+            self.unreachable[node] = error.text
+            event(log, logging.WARNING, "bus unavailable", to=node, retry_in_s=retry_s, error=error.text)
+            return False
+        for state in (self._failures, self._not_before, self.unreachable):
+            state.pop(node, None)
+        return True
+
+    def _remember(self, delivered: Sequence[Parcel]) -> None:
+        for parcel in delivered:
+            sent = parcel.sent
+            if sent.ahead:
+                largest = max(change.mark for change in sent.ahead)
+                self._ahead[sent.node] = max(largest, self._ahead.get(sent.node) or 0)
+            elif self._ahead.get(sent.node) is None:
+                self._ahead[sent.node] = None
+            if sent.stamp is not None:
+                self._served.add(sent.node)
+                event(
+                    log,
+                    logging.INFO,
+                    "session sent",
+                    to=sent.node,
+                    session=digits(sent.stamp),
+                    streams=parcel.streams,
+                    messages=sent.messages,
+                    objects=sent.items,
+                    size_bytes=sent.size_bytes,
+                )

@@ -1,0 +1,75 @@
+"""Settling: what becomes of an incoming version of an item, given the one that is here.
+
+    receive -> [ SETTLE -> apply ]
+
+Pure, and the same at both ends of a link, so that no conversation is needed. With L the local version and V the
+incoming one (correctness.md, Receiving a message; comparing whole vectors instead of these two dots would take true
+successors for collisions):
+
+    new         nothing is here                     apply
+    repeat      V is in what L has seen             nothing; count as rejected, merge `seen`, answer back
+    successor   L is in what V has seen             apply
+    concurrent  otherwise                           equal contents: the larger version; else the policy of the type
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Literal
+
+from dispatcher.ports import Local
+from schemas.stamp import EARLIEST, Stamp
+from serializers.message import Version
+
+
+class Relation(Enum):
+    """How an incoming version stands to the local one."""
+
+    NEW = "new"
+    REPEAT = "repeat"
+    SUCCESSOR = "successor"
+    CONCURRENT = "concurrent"
+
+
+def local_version(local: Local, origin: str) -> Version | None:
+    """The version here; a row without a register entry counts as (0, this origin)."""
+    if local.version is None and local.exists:
+        return Version(EARLIEST, origin)
+    return local.version
+
+
+def relation(local: Local | None, origin: str, incoming: Version, seen: Mapping[str, Stamp]) -> Relation:
+    version = local_version(local, origin) if local is not None else None
+    if local is None or version is None:
+        return Relation.NEW
+    if incoming.stamp <= _newest(version, local.seen, incoming.origin):
+        return Relation.REPEAT
+    if version.stamp <= _newest(incoming, seen, version.origin):
+        return Relation.SUCCESSOR
+    return Relation.CONCURRENT
+
+
+def _newest(version: Version, seen: Mapping[str, Stamp], origin: str) -> int:
+    """The newest stamp of `origin` that is in the history of `version`; -1 for none."""
+    return version.stamp if version.origin == origin else seen.get(origin, -1)
+
+
+def merged_seen(
+    winner: Version, winner_seen: Mapping[str, Stamp], other: Version | None, other_seen: Mapping[str, Stamp]
+) -> dict[str, Stamp]:
+    """What `winner` has seen once it has met `other`: it only grows, and never holds the winner's own origin."""
+    seen = dict(winner_seen)
+    own = [(other.origin, other.stamp)] if other is not None else []
+    for origin, stamp in (*other_seen.items(), *own):
+        if stamp > seen.get(origin, -1):
+            seen[origin] = stamp
+    seen.pop(winner.origin, None)
+    return seen
+
+
+def incoming_wins(policy: Literal["newest", "parent"], local: Version, incoming: Version, *, from_parent: bool) -> bool:
+    """Who wins a collision. `newest`: the larger (stamp, origin). `parent`: on each link the parent's side."""
+    if policy == "parent":
+        return from_parent
+    return incoming > local

@@ -1,0 +1,80 @@
+"""Settling: both ends come to the same without a conversation."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.ports import Local
+from dispatcher.settling import Relation, incoming_wins, merged_seen, relation
+from schemas.stamp import Stamp
+from serializers.message import Version
+
+HERE = "00.1"
+
+
+def version(stamp: int, origin: str) -> Version:
+    return Version(Stamp(stamp), origin)
+
+
+def local(stamp: int, origin: str, seen: dict[str, int] | None = None) -> Local:
+    return Local(version(stamp, origin), {k: Stamp(v) for k, v in (seen or {}).items()}, exists=True)
+
+
+def test_what_is_not_here_is_new() -> None:
+    assert relation(None, HERE, version(5, "01.1"), {}) is Relation.NEW
+
+
+def test_the_same_version_again_is_a_repeat() -> None:
+    """Or a message that came twice would be applied twice."""
+    assert relation(local(5, "01.1"), HERE, version(5, "01.1"), {}) is Relation.REPEAT
+
+
+def test_a_version_that_the_local_one_has_seen_is_a_repeat() -> None:
+    assert relation(local(9, HERE, {"01.1": 5}), HERE, version(4, "01.1"), {}) is Relation.REPEAT
+
+
+def test_a_version_that_has_seen_the_local_one_succeeds_it() -> None:
+    """Or every ordinary exchange of edits would be taken for a collision."""
+    assert relation(local(5, HERE), HERE, version(9, "01.1"), {HERE: Stamp(5)}) is Relation.SUCCESSOR
+
+
+def test_a_smaller_stamp_may_still_be_the_successor() -> None:
+    """A node whose clock is behind edits what it has seen: that is no collision."""
+    assert relation(local(100, HERE), HERE, version(7, "01.1"), {HERE: Stamp(100)}) is Relation.SUCCESSOR
+
+
+def test_neither_has_seen_the_other_is_a_collision() -> None:
+    assert relation(local(5, HERE), HERE, version(9, "01.1"), {}) is Relation.CONCURRENT
+
+
+def test_a_row_without_a_stamp_is_never_overwritten_silently() -> None:
+    """It counts as version (0, this node), which nobody else has seen."""
+    unstamped = Local(None, {}, exists=True)
+    assert relation(unstamped, HERE, version(9, "01.1"), {}) is Relation.CONCURRENT
+
+
+versions = st.builds(version, st.integers(1, 50), st.sampled_from(["00.1", "01.1", "02.1"]))
+seens = st.dictionaries(st.sampled_from(["00.1", "01.1", "02.1", "03.1"]), st.integers(0, 50).map(Stamp), max_size=3)
+
+
+@given(versions, versions, seens, seens)
+def test_both_ends_of_a_link_choose_the_same_winner(a: Version, b: Version, seen_a: dict, seen_b: dict) -> None:  # type: ignore[type-arg]
+    """Or two nodes would keep different versions for ever."""
+    if a == b:
+        return
+    one = incoming_wins("newest", a, b, from_parent=False)
+    other = incoming_wins("newest", b, a, from_parent=True)
+    assert one != other  # what wins as the incoming one here stays as the local one there
+    at_parent = incoming_wins("parent", a, b, from_parent=False)
+    at_child = incoming_wins("parent", b, a, from_parent=True)
+    assert at_parent != at_child
+
+
+@given(versions, versions, seens, seens)
+def test_what_has_been_seen_only_grows(a: Version, b: Version, seen_a: dict, seen_b: dict) -> None:  # type: ignore[type-arg]
+    """Or an old version could come back as a new one."""
+    merged = merged_seen(a, seen_a, b, seen_b)
+    assert a.origin not in merged
+    for origin, stamp in (*seen_a.items(), *seen_b.items(), (b.origin, b.stamp)):
+        assert origin == a.origin or merged[origin] >= stamp
