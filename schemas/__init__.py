@@ -1,11 +1,11 @@
 """The words: what there is, independent of any database and bus.
 
-    errors        sorted by what their reader can do
-    stamp         moments to the millisecond
-    topology      the tree of nodes
-    network       nodes.yaml, once it has been checked
-    tables        what a database says of its tables
-    package       what travels; xsd reads and writes it
-    structure     the package as one node's tables hold it; compilation makes it
-    graph         circles
+errors        sorted by what their reader can do
+stamp         moments to the millisecond
+topology      the tree of nodes
+network       nodes.yaml, once it has been checked
+tables        what a database says of its tables
+package       what travels; xsd reads and writes it
+structure     the package as one node's tables hold it; compilation makes it
+graph         circles
 """

@@ -5,10 +5,11 @@ What does not fit becomes a Mismatch with its meaning; nothing is guessed and no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from schemas.graph import circles
 from schemas.network import TypeSettings
 from schemas.package import Package, PackageSection, PackageType, Property
 from schemas.structure import Field, ItemType, Mismatch, Reference, Routing, Section, Structure
@@ -102,10 +103,14 @@ def _property(
         target=target,
         length=column.length,
         digits=column.digits,
-        values=column.values,
+        values=settings.enums.get(name, column.values),
         zoned=column.xml == "dateTime" and ("with time zone" in column.native or column.native == "timestamptz"),
-        native=column.native,
+        native=column.native + (INEXACT if column.why_inexact else ""),
     )
+
+
+INEXACT = ", not exact"
+"""Marks a type in the package whose own database does not hold every value of its form."""
 
 
 def _single_target(column: str, table: Table, types: Mapping[str, str]) -> str | None:
@@ -120,17 +125,31 @@ def _package_section(
 ) -> PackageSection:
     link = link_of(section, root)
     linked = {pair[0] for pair in link}
-    columns = [c for c in section.columns if not c.computed and c.name not in linked]
-    columns = [c for c in columns if f"{name}.{c.name}" not in settings.exclude]
-    section_settings = replace(
-        settings,
-        filter=(),
-        references={p.removeprefix(f"{name}."): t for p, t in settings.references.items() if p.startswith(f"{name}.")},
-    )
+    own = _of_section(settings, name)
+    names = {column: prop for prop, column in own.columns.items()}
+    columns = [c for c in section.columns if c.name not in linked and _travels(c, names, own)]
     return PackageSection(
         name=name,
-        properties=tuple(_property(c, section, {}, types, section_settings, False) for c in columns),
-        key=tuple(c for c in section.primary_key if c not in linked),
+        properties=tuple(_property(c, section, names, types, own, False) for c in columns),
+        key=tuple(names.get(c, c) for c in section.primary_key if c not in linked),
+    )
+
+
+def _of_section(settings: TypeSettings, section: str) -> TypeSettings:
+    """The settings that say `section.column`, as the section's own."""
+    prefix = f"{section}."
+
+    def own(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(n.removeprefix(prefix) for n in names if n.startswith(prefix))
+
+    return replace(
+        settings,
+        filter=(),
+        columns={p.removeprefix(prefix): c for p, c in settings.columns.items() if p.startswith(prefix)},
+        references={p.removeprefix(prefix): t for p, t in settings.references.items() if p.startswith(prefix)},
+        enums={p.removeprefix(prefix): v for p, v in settings.enums.items() if p.startswith(prefix)},
+        exclude=own(settings.exclude),
+        exceptions=own(settings.exceptions),
     )
 
 
@@ -186,6 +205,8 @@ def _item_type(
     mismatches: list[Mismatch],
 ) -> ItemType | None:
     def mismatch(prop: str | None, effect: str, text: str, hint: str = "") -> None:
+        if prop in settings.exceptions:  # known and wanted
+            effect, hint = "note", ""
         mismatches.append(Mismatch(settings.name, prop, effect, text, hint))
 
     routing = _routing(settings)
@@ -205,7 +226,7 @@ def _item_type(
         mismatch(None, "refused", f"there is no table {settings.table!r}", "create it, or set the type to false here")
         return None
 
-    fields = _fields(package_type.properties, table, settings.columns, mismatch)
+    fields = _fields(package_type.properties, table, settings, mismatch, set(package_type.key))
     key = _key_fields(package_type, fields)
     if not key or any(f.column is None for f in key):
         mismatch(
@@ -215,6 +236,7 @@ def _item_type(
             "give it a primary key, or map the key's columns in `columns`",
         )
         return None
+    names = {column: prop for prop, column in settings.columns.items()}
     key_columns = tuple(f.column.name for f in key if f.column)
     if package_type.kind == "object" and not table.view and set(table.primary_key) != set(key_columns):
         mismatch(
@@ -227,7 +249,7 @@ def _item_type(
     for column in table.columns:
         travelling = {f.column.name for f in fields if f.column}
         needed = not column.nullable and not column.computed and column.name not in travelling
-        if needed and not column.generated_key and column.name not in settings.exclude:
+        if needed and not column.generated_key and names.get(column.name, column.name) not in settings.exclude:
             mismatch(
                 column.name,
                 "note",
@@ -235,6 +257,7 @@ def _item_type(
                 "it needs a default for items that arrive new",
             )
 
+    _check_named(settings, fields, table, mismatch)
     sections = _sections(package_type, settings, table, tables, mismatch)
     section_tables = {name: tables[settings.sections[name]] for name in (s.name for s in sections)}
     references = _references(settings, table, section_tables, exchange, package, tables, mismatch)
@@ -268,12 +291,31 @@ def _key_fields(package_type: PackageType, fields: tuple[Field, ...]) -> tuple[F
     return tuple(by_name[name] for name in package_type.key if name in by_name)
 
 
+def _check_named(settings: TypeSettings, fields: tuple[Field, ...], table: Table, mismatch: _Mismatch) -> None:
+    """Properties that nodes.yaml names and that are not there: a slip of the pen that would go unnoticed."""
+    known = {f.name for f in fields} | {c.name for c in table.columns}
+    for setting in ("owner", "optional", "exclude", "references", "columns", "enums", "composite"):
+        for name in getattr(settings, setting):
+            if "." not in name and name not in known:
+                effect = "refused" if setting == "owner" else "note"
+                mismatch(name, effect, f"`{setting}` names it, and there is no such property", "mend nodes.yaml")
+    if settings.date and settings.date not in known:
+        mismatch(settings.date, "note", "`date` names it, and there is no such property", "mend nodes.yaml")
+
+
 def _fields(
-    properties: Iterable[Property], table: Table, columns: Mapping[str, str], mismatch: _Mismatch
+    properties: Iterable[Property],
+    table: Table,
+    settings: TypeSettings,
+    mismatch: _Mismatch,
+    key: Collection[str] = (),
 ) -> tuple[Field, ...]:
+    """The properties with their columns here; those that are excluded here do not travel."""
     fields = []
     for prop in properties:
-        column = table.column(columns.get(prop.name, prop.name))
+        if prop.name in settings.exclude and prop.name not in key:
+            continue
+        column = table.column(settings.columns.get(prop.name, prop.name))
         if column is None or column.computed:
             column = None
             mismatch(
@@ -283,7 +325,7 @@ def _fields(
                 "kept and passed on; add the column, or map it in `columns`",
             )
         else:
-            _compare(prop, column, table, mismatch)
+            _compare(prop, column, table, mismatch, key=prop.name in key)
         fields.append(Field(prop, column))
     return tuple(fields)
 
@@ -291,7 +333,6 @@ def _fields(
 _TEXTUAL = {"string", "json"}
 _WIDER = {
     ("integer", "decimal"),
-    ("float", "double"),
     ("integer", "double"),
     ("integer", "float"),
     ("date", "dateTime"),
@@ -299,11 +340,27 @@ _WIDER = {
 }
 
 
-def _compare(prop: Property, column: Column, table: Table, mismatch: _Mismatch) -> None:
+_EXACT_DIGITS = 15
+"""A double gives back every decimal of so many significant digits (IEEE 754)."""
+
+
+def _compare(prop: Property, column: Column, table: Table, mismatch: _Mismatch, *, key: bool) -> None:
     where = f"{table.name}.{column.name}"
+    if prop.nullable and not (column.nullable or key or prop.optional or column.name in table.primary_key):
+        mismatch(
+            prop.name,
+            "will not arrive",
+            f"it may be null in the package, {where} is NOT NULL",
+            "an item with null there stops its message: drop the NOT NULL, or generate the package again",
+        )
     if column.why_inexact and prop.xml == column.xml:
-        mismatch(prop.name, "will be cut", f"{where} ({column.native}): {column.why_inexact}")
-    elif prop.xml != column.xml and column.xml not in _TEXTUAL:
+        if prop.native.endswith(INEXACT):
+            pass  # what the database that the package is from cannot hold does not come
+        elif prop.xml != "decimal" or prop.digits is None or prop.digits[0] > _EXACT_DIGITS:
+            # values of a float that SQLite lacks, and lone numbers as JSON, are rare: told, but no reason to stop
+            effect = "note" if prop.xml in ("float", "double", "json") else "will be cut"
+            mismatch(prop.name, effect, f"{where} ({column.native}): {column.why_inexact}")
+    elif prop.xml != column.xml and column.xml not in _TEXTUAL and (prop.xml, column.xml) != ("float", "double"):
         fits = (prop.xml, column.xml) in _WIDER
         mismatch(
             prop.name,
@@ -338,7 +395,11 @@ def _sections(
         if not link:
             mismatch(described.name, "refused", f"{table.name!r} has no foreign key to {root.name!r}", "declare it")
             continue
-        fields = _fields(described.properties, table, {}, mismatch)
+
+        def of_section(prop: str | None, effect: str, text: str, hint: str = "", name: str = described.name) -> None:
+            mismatch(f"{name}.{prop}" if prop else name, effect, text, hint)
+
+        fields = _fields(described.properties, table, _of_section(settings, described.name), of_section)
         order = settings.section_order.get(described.name)
         linked = {pair[0] for pair in link}
         by_key = tuple(c for c in table.primary_key if c not in linked)
@@ -388,7 +449,7 @@ def _references(
         if target_settings is None or target_table is None or len(target_table.primary_key) != 1:
             mismatch(name, "note", f"it refers to {target}, which has no table with one key column here")
             continue
-        column = settings.columns.get(column, column)
+        column = settings.columns.get(name, column)
         add(section or None, ForeignKey((column,), target_table.name, target_table.primary_key), target, False)
     if settings.owner and not any(r.owner for r in found.values()):
         mismatch(
@@ -414,44 +475,3 @@ def _ranks(types: Mapping[str, ItemType]) -> dict[str, int]:
         for name, t in types.items()
     }
     return {name: rank for rank, circle in enumerate(circles(targets)) for name in circle}
-
-
-def circles(targets: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Strongly connected components, targets first (Tarjan 1972, without recursion)."""
-    order: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    on_stack: set[str] = set()
-    result: list[list[str]] = []
-    for root in targets:
-        if root in order:
-            continue
-        work = [(root, iter(targets[root]))]
-        order[root] = low[root] = len(order)
-        stack.append(root)
-        on_stack.add(root)
-        while work:
-            name, rest = work[-1]
-            for target in rest:
-                if target not in order:
-                    order[target] = low[target] = len(order)
-                    stack.append(target)
-                    on_stack.add(target)
-                    work.append((target, iter(targets[target])))
-                    break
-                if target in on_stack:
-                    low[name] = min(low[name], order[target])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[name])
-                if low[name] == order[name]:
-                    circle = []
-                    while True:
-                        member = stack.pop()
-                        on_stack.discard(member)
-                        circle.append(member)
-                        if member == name:
-                            break
-                    result.append(sorted(circle))
-    return result

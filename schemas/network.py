@@ -32,6 +32,14 @@ class TypeSettings:
     collision: Literal["newest", "parent"] = "newest"
     date: str | None = None
     formerly: tuple[str, ...] = ()
+    composite: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Properties that hold values of several types, and these types."""
+    enums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Properties with the only values that they may have."""
+    predefined: tuple[str, ...] = ()
+    """Keys of items that every node has from the start."""
+    exceptions: tuple[str, ...] = ()
+    """Properties whose difference from the package is known and wanted."""
 
 
 @dataclass(frozen=True, slots=True)

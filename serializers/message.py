@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -62,8 +63,7 @@ class Header:
         return self.of is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """An item of a message as it was read. `value` is None for a deletion, whose key properties are in `deleted`."""
 
     type: str
@@ -221,16 +221,20 @@ def _item(position: int, raw: Any) -> Incoming:
         value, deleted = raw.get("#value"), raw.get("#deleted")
         if (value is None) == (deleted is None) or not isinstance(value if deleted is None else deleted, dict):
             raise ValueError("exactly one of #value and #deleted has to be there, an object")
-        origin = _text(raw, "#origin")
-        seen = raw.get("#seen") or {}
-        if not _ORIGIN.fullmatch(origin) or not all(_ORIGIN.fullmatch(o) for o in seen):
-            raise ValueError("an origin is a node and an incarnation, e.g. 00.1763800000")
+        seen = raw.get("#seen")
         return Incoming(
             type=_text(raw, "#type"),
-            version=Version(from_digits(raw.get("#stamp", "")), origin),
-            seen={o: from_digits(s) for o, s in seen.items()},
+            version=Version(from_digits(raw.get("#stamp", "")), _origin(raw.get("#origin"))),
+            seen={_origin(o): from_digits(s) for o, s in seen.items()} if seen else {},
             value=value,
             deleted=deleted,
         )
     except (ValueError, AttributeError, TypeError) as error:
         raise MessageError(f"item {position} of the body: {error}") from None
+
+
+@lru_cache(maxsize=1024)
+def _origin(text: Any) -> str:
+    if not isinstance(text, str) or not _ORIGIN.fullmatch(text):
+        raise ValueError(f"{text!r} is no origin: a node and an incarnation, e.g. 00.1763800000")
+    return text

@@ -1,0 +1,152 @@
+"""The message, version 1: what is written is read back, and what is no message is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import MessageError
+from schemas.stamp import Stamp, digits
+from serializers.message import (
+    Header,
+    Version,
+    item_text,
+    message_bytes,
+    message_name,
+    parse_name,
+    read_header,
+    read_message,
+)
+
+_codes = st.text(alphabet="0123456789ABZ", min_size=2, max_size=8)
+_stamps = st.integers(0, 253_402_300_799_999).map(Stamp)
+_origins = st.builds(lambda code, incarnation: f"{code}.{incarnation}", _codes, st.integers(0, 10**12))
+_seen = st.dictionaries(_origins, _stamps, max_size=3)
+_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(alphabet=st.characters(codec="utf-8"), max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+_values = st.dictionaries(st.text(alphabet="abcЯ", min_size=1, max_size=4), _json, max_size=4)
+
+
+@st.composite
+def _headers(draw: st.DrawFn) -> Header:
+    of = draw(st.none() | st.integers(0, 100))
+    return Header(
+        sender=draw(_codes),
+        to=draw(_codes),
+        incarnation=draw(st.integers(0, 2**53)),
+        session=draw(_stamps),
+        number=draw(st.integers(1, 10**6)) if of is None else of + 1,
+        after=draw(st.none() | _stamps),
+        of=of,
+        package=draw(st.none() | st.just("0123456789abcdef")),
+        extra=draw(st.sampled_from([{}, {"catching_up": True}, {"resync": {"from": "x"}, "new": [1]}])),
+    )
+
+
+@given(
+    _headers(), st.lists(st.tuples(st.text(min_size=1), _stamps, _origins, _seen, _values, st.booleans()), max_size=4)
+)
+def test_a_message_is_read_as_it_was_written(header: Header, items: list[tuple[Any, ...]]) -> None:
+    """Or nodes of one version could not understand each other."""
+    texts = [
+        item_text(
+            name,
+            Version(stamp, origin),
+            seen,
+            value=None if deleted else orjson.dumps(value),
+            key=orjson.dumps(value) if deleted else None,
+        )
+        for name, stamp, origin, seen, value, deleted in items
+    ]
+    payload = message_bytes(header, texts)
+    message = read_message(payload)
+    assert message.header == header == read_header(payload)
+    for item, (name, stamp, origin, seen, value, deleted) in zip(message.items, items, strict=True):
+        assert (item.type, item.version, item.seen) == (name, (stamp, origin), seen)
+        assert (item.deleted, item.value) == ((value, None) if deleted else (None, value))
+
+
+@given(_codes, _codes, _stamps, st.integers(1, 999_999_999))
+def test_a_name_says_from_whom_to_whom_when_and_which(sender: str, to: str, session: Stamp, number: int) -> None:
+    """Codes have no small letters, so `to` and `at` stay clear."""
+    assert parse_name(message_name(sender, to, session, number)) == (sender, to, session, number)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "00to01at20261122093015042-0.json",
+        "00to01at20261122093015042-3.json.tmp",
+        "00to01at20261322093015042-3.json",
+        "0to01at20261122093015042-3.json",
+        "../00to01at20261122093015042-3.json",
+    ],
+)
+def test_what_is_no_name_is_none(name: str) -> None:
+    """Such a file lies in the folder by mistake, and must not be taken for a message."""
+    assert parse_name(name) is None
+
+
+def valid() -> dict[str, Any]:
+    """The contract's own example, shortened."""
+    header = {"from": "00", "to": "01", "version": 1, "incarnation": 1763800000, "session": "20261122093015042"}
+    item = {"#ns": "x", "#type": "A.B", "#stamp": "20261122093014655", "#origin": "00.1763800000", "#value": {"id": 1}}
+    return {"message": {"header": {**header, "number": 3}, "body": [item]}}
+
+
+def test_the_form_of_the_first_days_is_read_too() -> None:
+    """`"body": {"object": […]}`, and fields that we do not know are ignored."""
+    document = valid()
+    document["message"]["body"] = {"object": document["message"]["body"]}
+    document["message"]["header"]["new"] = document["message"]["body"]["object"][0]["#new"] = 1
+    message = read_message(json.dumps(document).encode())
+    assert message.items[0].value == {"id": 1}
+    assert message.header.extra == {"new": 1}
+    assert digits(message.header.session) == "20261122093015042"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (("header", "version"), 2, "version 2 is not known"),
+        (("header", "number"), 0, "number 0"),
+        (("header", "number"), True, "'number' is not a number"),
+        (("header", "of"), 5, "number 3 of 5 cannot be"),
+        (("header", "session"), "2026", "not a stamp"),
+        (("header", "from"), None, "'from' is not a text"),
+        (("body",), 7, "no body"),
+        (("body", 0, "#stamp"), "x", "item 1 of the body"),
+        (("body", 0, "#origin"), "00", "is no origin"),
+        (("body", 0, "#value"), [1], "exactly one of #value and #deleted"),
+        (("body", 0, "#deleted"), {}, "exactly one of #value and #deleted"),
+        (("body", 0, "#seen"), {"x": "y"}, "is no origin"),
+        (("body", 0), 5, "item 1 of the body"),
+    ],
+)
+def test_what_is_no_message_is_refused_with_its_reason(path: tuple[Any, ...], value: Any, expected: str) -> None:
+    """Nothing of it is applied, and a person can see why."""
+    document = valid()
+    place = document["message"]
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(MessageError, match=expected):
+        read_message(json.dumps(document).encode())
+
+
+@given(st.binary(max_size=40) | _json.map(orjson.dumps))
+def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
+    """Whatever lies in the folder, the daemon lives on."""
+    with pytest.raises(MessageError):
+        read_message(payload)
