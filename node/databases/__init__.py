@@ -16,12 +16,12 @@ SQLAlchemy is used here for URLs, connections and reflection; statements are the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dispatcher.ports import Figures, Store
+from dispatcher.ports import Content, Figures, Store
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Mismatch, Structure
@@ -108,6 +108,16 @@ class Database(Protocol):
         ...
 
     def story(self, item: Item) -> Story: ...
+
+    def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
+        """Every item of a type that is in its table now, with its value, for `kod compare`: from one snapshot, in no
+        particular order, without holding up anybody. A type without a table here has none."""
+        ...
+
+    def stamp_again(self, items: Sequence[Item]) -> None:
+        """Puts the items into the capture log as if the application had changed them now: each becomes a new version
+        of this node and goes to all that it concerns (`kod compare --repair`)."""
+        ...
 
     def close(self) -> None: ...
 

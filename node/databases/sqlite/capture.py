@@ -1,0 +1,188 @@
+"""Capture: the triggers that append to the log what was written, in the writer's own transaction.
+
+    application writes -> [ kod_log ] -> fold -> register -> …
+
+They run in the application's connection: pure SQL, no function of ours, no conflict clause (the outer statement's
+would override it), no lock beyond SQLite's one. KOD's own writes are passed over: the marker row in kod_applying.
+
+`INSERT OR REPLACE` and `UPDATE OR REPLACE` remove other rows without a DELETE trigger unless the writing program has
+set recursive_triggers, so rows that equal NEW in a unique index are noted before (sqlite.org/lang_conflict.html). That
+is needed only for unique columns without the item's key among them: else the row that goes is the item that comes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from node.databases.sqlite.lexical import Form, any_of, key_array_sql, quoted
+from node.databases.sqlite.reflection import UniqueIndex, unique_indexes
+from schemas.structure import Field, ItemType, Section, Structure
+
+NOW_SQL = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)"
+"""Milliseconds since 1970 by the clock of the machine on which the application writes."""
+
+PREFIX = "kod_capture_"
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """A table whose rows belong to items: in which columns it bears their key, and how it is written."""
+
+    type_id: int
+    table: str
+    columns: tuple[str, ...]
+    forms: tuple[Form, ...]
+    travelling: tuple[str, ...] | None
+    """Only changes of these columns count; None: of any."""
+    vanishes: bool
+    """A deleted row may be the end of its item (an object's root)."""
+    nullable: bool
+    """A row with NULL there belongs to no item (a section's link)."""
+    root: str = ""
+    """Set where the link is not by the object's key: the key is then looked up in this table, by `columns`."""
+    root_columns: tuple[str, ...] = ()
+    root_key: tuple[str, ...] = ()
+
+    def key(self, row: str) -> str:
+        if not self.root:
+            return key_array_sql(self.forms, [f"{row}.{quoted(c)}" for c in self.columns])
+        key = key_array_sql(self.forms, [f"o.{quoted(c)}" for c in self.root_key])
+        linked = " AND ".join(
+            f"o.{quoted(theirs)} = {row}.{quoted(ours)}"
+            for ours, theirs in zip(self.columns, self.root_columns, strict=True)
+        )
+        return f"(SELECT {key} FROM {quoted(self.root)} o WHERE {linked})"
+
+
+def triggers(
+    connection: sqlite3.Connection, structure: Structure, type_ids: Mapping[str, int], now_sql: str = NOW_SQL
+) -> dict[str, str]:
+    """Every trigger that this structure needs in this database, by name."""
+    found: dict[str, str] = {}
+    for item_type in structure.types.values():
+        for captured in _captured(item_type, type_ids[item_type.name]):
+            if not _is_view(connection, captured.table):
+                found.update(_triggers_of(connection, captured, now_sql))
+    return found
+
+
+def installed(connection: sqlite3.Connection) -> dict[str, str]:
+    """The triggers of ours that are there, by name."""
+    rows = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND substr(name, 1, ?) = ?", (len(PREFIX), PREFIX)
+    )
+    return dict(rows.fetchall())
+
+
+def _is_view(connection: sqlite3.Connection, table: str) -> bool:
+    return bool(
+        connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'view' AND name = ? COLLATE NOCASE", (table,)
+        ).fetchone()
+    )
+
+
+def _captured(item_type: ItemType, type_id: int) -> list[_Captured]:
+    if item_type.table is None:
+        return []
+    root = _Captured(
+        type_id=type_id,
+        table=item_type.table,
+        columns=_columns(item_type.key),
+        forms=tuple(Form.of(f) for f in item_type.key),
+        travelling=_columns(item_type.held),
+        vanishes=item_type.is_object,
+        nullable=False,
+    )
+    return [root, *(_captured_section(root, section) for section in item_type.sections)]
+
+
+def _captured_section(root: _Captured, section: Section) -> _Captured:
+    ours = {theirs: own for own, theirs in section.link}
+    links = tuple(own for own, _ in section.link)
+    common = replace(
+        root, table=section.table, travelling=links + _columns(section.fields), vanishes=False, nullable=True
+    )
+    if set(ours) == set(root.columns):
+        return replace(common, columns=tuple(ours[column] for column in root.columns))
+    return replace(
+        common,
+        columns=links,
+        root=root.table,
+        root_columns=tuple(theirs for _, theirs in section.link),
+        root_key=root.columns,
+    )
+
+
+def _columns(fields: Sequence[Field]) -> tuple[str, ...]:
+    return tuple(f.column.name for f in fields if f.column is not None)
+
+
+def _triggers_of(connection: sqlite3.Connection, captured: _Captured, now_sql: str) -> dict[str, str]:
+    new, old = _logged(captured, "NEW", now_sql, gone=False), _logged(captured, "OLD", now_sql, gone=captured.vanishes)
+    moved = any_of([_differs(column) for column in captured.columns])
+    found = {
+        "insert": ("AFTER INSERT", "", [new]),
+        "update": ("AFTER UPDATE", _changes(connection, captured), [new, f"{old} AND ({moved})"]),
+        "delete": ("AFTER DELETE", "", [old]),
+    }
+    evicting = [i for i in unique_indexes(connection, captured.table) if _evicts_others(i, captured)]
+    if evicting:
+        evicted = [_evicted(captured, index, now_sql) for index in evicting]
+        found["evict"] = ("BEFORE INSERT", "", evicted)
+        found["evict_update"] = (
+            "BEFORE UPDATE",
+            any_of([_differs(column) for index in evicting for column, _ in index.columns]),
+            evicted,
+        )
+    return dict(_trigger(captured, name, *parts) for name, parts in found.items())
+
+
+def _trigger(captured: _Captured, act: str, event: str, condition: str, body: Sequence[str]) -> tuple[str, str]:
+    name = f"{PREFIX}{captured.type_id}_{captured.table}_{act}"
+    when = "NOT EXISTS (SELECT 1 FROM kod_applying)" + (f" AND ({condition})" if condition else "")
+    statements = "".join(f"\n  {statement};" for statement in body)
+    return name, (
+        f"CREATE TRIGGER {quoted(name)} {event} ON {quoted(captured.table)}\nWHEN {when}\nBEGIN{statements}\nEND"
+    )
+
+
+def _logged(captured: _Captured, row: str, now_sql: str, *, gone: bool) -> str:
+    there = " AND ".join(f"{row}.{quoted(c)} IS NOT NULL" for c in captured.columns) if captured.nullable else "1"
+    if captured.root:  # the object may be gone already: then its own trigger has noted it
+        there += f" AND {captured.key(row)} IS NOT NULL"
+    return (
+        f"INSERT INTO kod_log (type, key, at, gone, local) "
+        f"SELECT {captured.type_id}, {captured.key(row)}, {now_sql}, {int(gone)}, 1 WHERE {there}"
+    )
+
+
+def _differs(column: str) -> str:
+    return f"OLD.{quoted(column)} IS NOT NEW.{quoted(column)} COLLATE BINARY"
+
+
+def _changes(connection: sqlite3.Connection, captured: _Captured) -> str:
+    """Where some columns do not travel, an update of only those is none. Not `UPDATE OF`: `SET rowid = …` evades it."""
+    rows = connection.execute(f"PRAGMA table_xinfo({quoted(captured.table)})").fetchall()
+    written = {name for _, name, _, _, _, _, hidden in rows if not hidden}
+    if captured.travelling is None or written <= set(captured.travelling):
+        return ""
+    return any_of([_differs(column) for column in captured.travelling])
+
+
+def _evicts_others(index: UniqueIndex, captured: _Captured) -> bool:
+    return bool(index.columns) and not set(captured.columns) <= {column for column, _ in index.columns}
+
+
+def _evicted(captured: _Captured, index: UniqueIndex, now_sql: str) -> str:
+    equal = " AND ".join(
+        f"e.{quoted(column)} = NEW.{quoted(column)} COLLATE {quoted(collation)}" for column, collation in index.columns
+    )
+    there = "".join(f" AND e.{quoted(c)} IS NOT NULL" for c in captured.columns) if captured.nullable else ""
+    return (
+        f"INSERT INTO kod_log (type, key, at, gone, local) "
+        f"SELECT {captured.type_id}, {captured.key('e')}, {now_sql}, {int(captured.vanishes)}, 1 "
+        f"FROM {quoted(captured.table)} e WHERE {equal}{there}"
+    )

@@ -1,0 +1,454 @@
+"""node.databases.Database over SQLite: installing, looking, mending. Each call opens its own connection."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+from dispatcher.ports import Content, Figures
+from node.databases import Installed, Story
+from node.databases.sqlite import capture, figures, reflection, registers
+from node.databases.sqlite.connection import connect, path_of, transaction, translated
+from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
+from node.databases.sqlite.reading import Reading, TypeReading
+from node.databases.sqlite.store import SqliteStore
+from schemas.errors import ConfigError
+from schemas.network import NodeSettings
+from schemas.stamp import Stamp, digits
+from schemas.structure import ItemType, Mismatch, Structure
+from schemas.tables import Table
+from serializers.keys import Item
+
+_NOT_INSTALLED = "KOD's registers are not there"
+
+
+class SqliteDatabase:
+    dialect = "sqlite"
+
+    def __init__(self, url: str, *, now_sql: str = capture.NOW_SQL) -> None:
+        """`now_sql`: the triggers' clock, milliseconds since 1970; a simulation brings its own."""
+        self._path = path_of(url)
+        self._now_sql = now_sql
+
+    @contextmanager
+    def _connected(self, *, installed: bool = False) -> Iterator[sqlite3.Connection]:
+        connection = connect(self._path)
+        try:
+            with translated(self._path):
+                if installed and not registers.are_there(connection):
+                    raise ConfigError(f"{self._path.name}: {_NOT_INSTALLED}", hint="kod install")
+                yield connection
+        finally:
+            connection.close()
+
+    # --- what is there
+
+    def table_names(self) -> Sequence[str]:
+        with self._connected() as connection:
+            return reflection.table_names(connection)
+
+    def reflect(self, names: Iterable[str]) -> Mapping[str, Table]:
+        with self._connected() as connection:
+            return reflection.reflect(connection, names)
+
+    def check(self, structure: Structure) -> Sequence[Mismatch]:
+        with self._connected() as connection:
+            found = [m for t in structure.types.values() if t.table for m in _check_type(connection, t)]
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            if mode not in ("wal", "delete"):  # `delete` is switched to WAL by install
+                found.append(
+                    Mismatch(
+                        "",
+                        None,
+                        "note",
+                        f"the journal mode is {mode}: while KOD writes, the application cannot read",
+                        "PRAGMA journal_mode = WAL",
+                    )
+                )
+            return found
+
+    # --- install
+
+    def install(self, settings: NodeSettings, structure: Structure, *, stamps_only: bool = False) -> Installed:
+        done: list[str] = []
+        with self._connected() as connection:
+            done += _switch_to_wal(connection)
+            with transaction(connection):
+                if registers.create(connection):
+                    done.append("registers created")
+                done += self._name_node(connection, settings)
+                type_ids = _register_types(connection, structure, done)
+                done += self._adapt_triggers(connection, structure, type_ids)
+            done += [] if stamps_only else _identity(connection, settings, structure)
+        return Installed(tuple(done))
+
+    def _name_node(self, connection: sqlite3.Connection, settings: NodeSettings) -> list[str]:
+        row = connection.execute("SELECT code FROM kod_node").fetchone()
+        if row is None:
+            (incarnation,) = connection.execute(f"SELECT ({self._now_sql}) / 1000").fetchone()
+            connection.execute(
+                "INSERT INTO kod_node (one, version, code, incarnation, origin) VALUES (1, ?, ?, ?, ?)",
+                (registers.VERSION, settings.code, incarnation, f"{settings.code}.{incarnation}"),
+            )
+            return [f"node {settings.code} begins as {settings.code}.{incarnation}"]
+        if row[0] != settings.code:
+            raise ConfigError(
+                f"{self._path.name} is installed for node {row[0]!r}, not for {settings.code!r}",
+                hint="is `database` in nodes.yaml the right one? else `kod uninstall` first",
+            )
+        return []
+
+    def _adapt_triggers(
+        self, connection: sqlite3.Connection, structure: Structure, type_ids: Mapping[str, int]
+    ) -> list[str]:
+        there = capture.installed(connection)
+        needed = capture.triggers(connection, structure, type_ids, self._now_sql)
+        stale = [name for name, sql in there.items() if needed.get(name) != sql]
+        missing = [name for name, sql in needed.items() if there.get(name) != sql]
+        for name in stale:
+            connection.execute(f"DROP TRIGGER {quoted(name)}")
+        for name in missing:
+            connection.execute(needed[name])
+        done = []
+        if missing:
+            done.append(f"{len(missing)} capture triggers created")
+        if len(stale) > len(set(stale) & set(missing)):
+            done.append(f"{len(set(stale) - set(missing))} capture triggers removed")
+        return done
+
+    def stamp_existing(self, structure: Structure, progress: Callable[[str, int, int], None], portion: int) -> int:
+        total = 0
+        with self._connected(installed=True) as connection:
+            type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
+            reading = Reading(connection, structure, type_ids)
+            for name, item_type in structure.types.items():
+                if item_type.table is not None and name in type_ids:
+                    total += self._stamp_type(connection, reading.types[name], type_ids, progress, portion)
+        return total
+
+    def _stamp_type(
+        self,
+        connection: sqlite3.Connection,
+        reading: TypeReading,
+        type_ids: Mapping[str, int],
+        progress: Callable[[str, int, int], None],
+        portion: int,
+    ) -> int:
+        name, type_id = reading.item_type.name, type_ids[reading.item_type.name]
+        connection.execute("DROP TABLE IF EXISTS temp.kod_unstamped")
+        connection.execute(
+            f"CREATE TEMP TABLE kod_unstamped AS SELECT key, max(0, min(at, {self._now_sql})) AS at "
+            f"FROM ({_dated_keys(reading, type_ids)}) q "
+            f"WHERE NOT EXISTS (SELECT 1 FROM main.kod_register g WHERE g.type = {type_id} AND g.key = q.key) "
+            "ORDER BY at"
+        )
+        (total,) = connection.execute("SELECT count(*) FROM temp.kod_unstamped").fetchone()
+        for start in range(0, total, portion):
+            with transaction(connection):
+                span = (start, start + portion)
+                connection.execute(
+                    "INSERT INTO kod_log (type, key, at, gone, local) "
+                    f"SELECT {type_id}, key, at, 0, 0 FROM temp.kod_unstamped u WHERE rowid > ? AND rowid <= ? "
+                    f"AND NOT EXISTS (SELECT 1 FROM kod_register g WHERE g.type = {type_id} AND g.key = u.key)",
+                    span,
+                )
+                connection.execute(
+                    "INSERT INTO kod_register (type, key, stamp, origin, mark) "
+                    f"SELECT {type_id}, key, at, (SELECT origin FROM kod_node), -1 FROM temp.kod_unstamped "
+                    "WHERE rowid > ? AND rowid <= ? ON CONFLICT (type, key) DO NOTHING",
+                    span,
+                )
+            progress(name, min(start + portion, total), total)
+        with transaction(connection):
+            connection.execute("UPDATE kod_types SET stamped = 1 WHERE id = ?", (type_id,))
+        connection.execute("DROP TABLE temp.kod_unstamped")
+        return int(total)
+
+    def uninstall(self) -> None:
+        with self._connected() as connection, transaction(connection):
+            for name in capture.installed(connection):
+                connection.execute(f"DROP TRIGGER {quoted(name)}")
+            registers.drop(connection)
+        self._lock_path.unlink(missing_ok=True)
+
+    # --- the daemon's
+
+    def store(self, settings: NodeSettings, structure: Structure) -> SqliteStore:
+        return SqliteStore(self._path, settings, structure, now_sql=self._now_sql)
+
+    @property
+    def _lock_path(self) -> Any:
+        return self._path.with_name(self._path.name + ".kod-lock")
+
+    @contextmanager
+    def daemon_lock(self, code: str) -> Iterator[None]:
+        if not self._path.exists():
+            connect(self._path).close()  # says what is wrong
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"a daemon is already running for node {code} ({self._path.name})",
+                    hint="stop it first; `kod status` shows what it does",
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    # --- the commands'
+
+    def figures(self) -> Figures:
+        with self._connected(installed=True) as connection:
+            return figures.figures(connection)
+
+    def set_streams(self, *, send: int | None, receive: int | None, reset: bool = False) -> None:
+        with self._connected(installed=True) as connection, transaction(connection):
+            if reset:
+                connection.execute("UPDATE kod_node SET send_streams_max = NULL, receive_streams_max = NULL")
+            connection.execute(
+                "UPDATE kod_node SET send_streams_max = coalesce(?, send_streams_max), "
+                "receive_streams_max = coalesce(?, receive_streams_max)",
+                (send, receive),
+            )
+
+    def boundary(self) -> Stamp | None:
+        with self._connected(installed=True) as connection:
+            (boundary,) = connection.execute("SELECT boundary FROM kod_node").fetchone()
+            return Stamp(boundary) if boundary is not None else None
+
+    def set_boundary(self, stamp: Stamp, *, skip: bool) -> int:
+        with self._connected(installed=True) as connection, transaction(connection):
+            (boundary,) = connection.execute("SELECT boundary FROM kod_node").fetchone()
+            forward = boundary is not None and stamp > boundary
+            if (forward or boundary is None) and not skip:
+                raise ConfigError(
+                    f"the boundary is at {digits(boundary) if boundary is not None else 'the beginning'}: "
+                    "going forward leaves what lies between unsent",
+                    hint="--skip, if that is meant",
+                )
+            count = _skip(connection, stamp) if forward or boundary is None else _mark_again(connection, stamp)
+            connection.execute("UPDATE kod_node SET boundary = ?", (stamp,))
+            return count
+
+    def collisions(self) -> Sequence[Mapping[str, Any]]:
+        with self._connected(installed=True) as connection:
+            rows = connection.execute(
+                "SELECT id, type, key, policy, sender, at, winner_stamp, winner_origin, winner_text, "
+                "loser_stamp, loser_origin, loser_text FROM kod_collisions ORDER BY id"
+            )
+            version = ("stamp", "origin", "text")
+            return [
+                {
+                    **dict(zip(("id", "type", "key", "policy", "sender", "at"), row[:6], strict=True)),
+                    "winner": dict(zip(version, row[6:9], strict=True)),
+                    "loser": dict(zip(version, row[9:], strict=True)),
+                }
+                for row in rows
+            ]
+
+    def story(self, item: Item) -> Story:
+        with self._connected(installed=True) as connection:
+            row = connection.execute("SELECT id FROM kod_types WHERE name = ?", (item.type,)).fetchone()
+            if row is None:
+                raise ConfigError(f"{item.type} is not known to the registers of {self._path.name}", hint="kod install")
+            return _story(connection, (row[0], item.key))
+
+    def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
+        item_type = structure[type_name]
+        if item_type.table is None:
+            return
+        reading = TypeReading(item_type)
+        with self._connected(installed=True) as connection, transaction(connection, "DEFERRED"):
+            type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
+            keys = connection.execute(f"SELECT DISTINCT {reading.key_of_row('r')} FROM {reading.table} r").fetchall()
+            items = [Item(type_name, key) for (key,) in keys]
+            yield from Reading(connection, structure, type_ids).contents(items)
+
+    def stamp_again(self, items: Sequence[Item]) -> None:
+        with self._connected(installed=True) as connection, transaction(connection):
+            connection.executemany(
+                # `gone` makes the fold look whether the item is there
+                "INSERT INTO kod_log (type, key, at, gone, local) "
+                f"SELECT id, ?, {self._now_sql}, 1, 1 FROM kod_types WHERE name = ?",
+                [(key, name) for name, key in items],
+            )
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> list[str]:
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "delete":
+        return []
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    return ["journal mode switched to WAL: the application reads while KOD writes"] if mode == "wal" else []
+
+
+def _register_types(connection: sqlite3.Connection, structure: Structure, done: list[str]) -> dict[str, int]:
+    known = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
+    for name, item_type in structure.types.items():
+        key_types = orjson.dumps([f.prop.target or f.prop.xml for f in item_type.key]).decode()
+        if name in known:
+            connection.execute("UPDATE kod_types SET key_types = ? WHERE id = ?", (key_types, known[name]))
+            continue
+        empty = (
+            item_type.table is None
+            or not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quoted(item_type.table)})").fetchone()[0]
+        )
+        cursor = connection.execute(
+            "INSERT INTO kod_types (name, stamped, key_types) VALUES (?, ?, ?)", (name, int(empty), key_types)
+        )
+        assert cursor.lastrowid is not None
+        known[name] = cursor.lastrowid
+        done.append(f"{name} takes part" + ("" if empty else "; its rows have no stamps yet: --stamp-existing"))
+    return known
+
+
+def _identity(connection: sqlite3.Connection, settings: NodeSettings, structure: Structure) -> list[str]:
+    """SQLite gives out max + 1 and nothing else: what the setting asks for cannot be had, and that has to be said."""
+    if settings.identity is None:
+        return []
+    generated = [t.name for t in structure.types.values() if t.generated_key]
+    if not generated:
+        return []
+    return [
+        f"identity {{step: {settings.identity[0]}, offset: {settings.identity[1]}}} cannot be set: SQLite generates "
+        f"keys as the largest + 1; let the application give the keys of {', '.join(generated)}"
+    ]
+
+
+def _check_type(connection: sqlite3.Connection, item_type: ItemType) -> list[Mismatch]:
+    assert item_type.table is not None
+    found = []
+
+    def note(prop: str | None, effect: str, text: str, hint: str = "") -> None:
+        found.append(Mismatch(item_type.name, prop, effect, text, hint))
+
+    kind = connection.execute("SELECT type FROM sqlite_master WHERE name = ? COLLATE NOCASE", (item_type.table,))
+    if (kind.fetchone() or ("table",))[0] == "view":
+        note(None, "cannot be read", f"{item_type.table} is a view: changes in it cannot be captured", "name its table")
+    for field in item_type.key:
+        form = Form.of(field)
+        if field.column and field.column.generated_key:
+            note(
+                field.name,
+                "note",
+                f"SQLite generates {item_type.table}.{field.column.name} as the largest + 1: two nodes would give "
+                "birth to different items under one key",
+                "if several nodes write this type, let the application give the keys (a UUID, say)",
+            )
+        if form.xml == "decimal" and affinity_of(field.column.native if field.column else "") in ("TEXT", "BLOB"):
+            note(
+                field.name,
+                "note",
+                f"decimals as text in the key of {item_type.table}: 5.0 and 5 are one key, and two rows",
+                "write them without zeros at the end",
+            )
+        if form.xml in ("float", "double"):
+            note(field.name, "note", f"floating-point numbers in the key of {item_type.table}", "use whole numbers")
+    for index in reflection.unique_indexes(connection, item_type.table):
+        if index.expression:
+            note(
+                None,
+                "note",
+                f"{item_type.table} has a unique index over an expression: rows that INSERT OR REPLACE removes by it "
+                "are not noticed",
+                "PRAGMA recursive_triggers = ON in the writing program, or DELETE and INSERT",
+            )
+    return found
+
+
+def _dated_keys(reading: TypeReading, type_ids: Mapping[str, int]) -> str:
+    """SELECT key, at: of all items of a type; by its date, or its owner's stamp, or the earliest."""
+    item_type = reading.item_type
+    dates = (
+        [f"CAST(round((julianday(r.{quoted(item_type.date)}) - 2440587.5) * 86400000.0) AS INTEGER)"]
+        if item_type.date
+        else []
+    )
+    owner = item_type.owner_reference
+    owner_id = type_ids.get(owner.target) if owner else None
+    if owner and owner_id:
+        named = {f.column.name: Form.of(f) for f in item_type.held if f.column}
+        if all(c in named for c in owner.columns):
+            key = key_array_sql([named[c] for c in owner.columns], [f"r.{quoted(c)}" for c in owner.columns])
+            dates.append(f"(SELECT g.stamp FROM main.kod_register g WHERE g.type = {owner_id} AND g.key = {key})")
+    at = f"coalesce({', '.join([*dates, '0'])}, 0)"
+    return f"SELECT {reading.key_of_row('r')} AS key, max({at}) AS at FROM {reading.table} r GROUP BY 1"
+
+
+def _mark_again(connection: sqlite3.Connection, stamp: Stamp) -> int:
+    """Every item with a later stamp goes everywhere once more."""
+    later = "(SELECT type, key FROM kod_register WHERE stamp > :stamp)"
+    count = connection.execute(
+        "INSERT INTO kod_log (type, key, at, gone, local) "
+        "SELECT type, key, stamp, 0, 0 FROM kod_register WHERE stamp > :stamp",
+        {"stamp": stamp},
+    ).rowcount
+    for table in ("kod_ahead", "kod_presence"):
+        connection.execute(f"DELETE FROM {table} WHERE (type, key) IN {later}", {"stamp": stamp})
+    connection.execute(
+        "UPDATE kod_register SET source = NULL, known = NULL, mark = -1 WHERE stamp > :stamp", {"stamp": stamp}
+    )
+    return count
+
+
+def _skip(connection: sqlite3.Connection, stamp: Stamp) -> int:
+    """What lies up to the stamp and has not been sent will not be; -1: yet no neighbour is known to have it, so that
+    what refers to it draws it along."""
+    unsent = "FROM kod_register WHERE stamp <= :stamp AND mark > (SELECT coalesce(min(position), 0) FROM kod_outgoing)"
+    (logged,) = connection.execute(
+        "SELECT count(*) FROM (SELECT DISTINCT type, key FROM kod_log WHERE at <= :stamp)", {"stamp": stamp}
+    ).fetchone()
+    (marked,) = connection.execute(
+        f"SELECT count(*) {unsent} AND (type, key) NOT IN (SELECT type, key FROM kod_log WHERE at <= :stamp)",
+        {"stamp": stamp},
+    ).fetchone()
+    connection.execute(
+        f"UPDATE kod_register SET mark = -1 WHERE (type, key) IN (SELECT type, key {unsent})", {"stamp": stamp}
+    )
+    connection.execute(
+        "INSERT INTO kod_register (type, key, stamp, origin, mark, gone) "
+        "SELECT type, key, max(at), (SELECT origin FROM kod_node), -1, 0 FROM kod_log WHERE at <= :stamp "
+        "GROUP BY type, key HAVING max(local) "
+        "ON CONFLICT (type, key) DO UPDATE SET stamp = max(stamp + 1, excluded.stamp), origin = excluded.origin, "
+        "mark = -1, source = NULL",
+        {"stamp": stamp},
+    )
+    connection.execute("DELETE FROM kod_log WHERE at <= :stamp", {"stamp": stamp})
+    return int(logged) + int(marked)
+
+
+def _story(connection: sqlite3.Connection, key: tuple[int, str]) -> Story:
+    row = connection.execute(
+        "SELECT stamp, origin, seen, mark, source, gone FROM kod_register WHERE type = ? AND key = ?", key
+    ).fetchone()
+    (logged,) = connection.execute("SELECT EXISTS (SELECT 1 FROM kod_log WHERE type = ? AND key = ?)", key).fetchone()
+
+    def nodes(table: str) -> tuple[str, ...]:
+        rows = connection.execute(f"SELECT node FROM {table} WHERE type = ? AND key = ? ORDER BY node", key)
+        return tuple(node for (node,) in rows)
+
+    stamp, origin, seen, mark, source, gone = row or (None, None, None, 0, None, 0)
+    return Story(
+        exists=row is not None and not gone,
+        stamp=Stamp(stamp) if stamp is not None else None,
+        origin=origin,
+        seen=orjson.loads(seen) if seen else None,
+        mark=mark,
+        source=source,
+        gone=bool(gone),
+        waiting_in_log=bool(logged),
+        holders=nodes("kod_presence"),
+        pending_for=nodes("kod_pending"),
+        ahead_of=nodes("kod_ahead"),
+    )

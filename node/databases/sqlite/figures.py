@@ -1,0 +1,62 @@
+"""What `kod status` asks of the registers."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import orjson
+
+from dispatcher.ports import Figures
+from schemas.stamp import Stamp, digits
+
+_WAITING = """SELECT count(*), min(stamp) FROM (
+    SELECT type, key, min(stamp) AS stamp FROM (
+        SELECT type, key, at AS stamp FROM kod_log
+        UNION ALL
+        SELECT g.type, g.key, g.stamp FROM kod_register g
+        WHERE g.mark > 0 AND g.mark > (SELECT min(position) FROM kod_outgoing)
+          AND EXISTS (SELECT 1 FROM kod_outgoing o WHERE o.position < g.mark AND o.node IS NOT g.source)
+        UNION ALL
+        SELECT g.type, g.key, g.stamp FROM kod_pending p
+        JOIN kod_register g ON g.type = p.type AND g.key = p.key)
+    GROUP BY type, key)"""
+
+
+def figures(connection: sqlite3.Connection) -> Figures:
+    boundary, missed, facts, send, receive = connection.execute(
+        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max FROM kod_node"
+    ).fetchone()
+    waiting, oldest = connection.execute(_WAITING).fetchone()
+    last_session = orjson.loads(facts) if facts else None
+    if last_session:
+        last_session["stamp"] = digits(Stamp(last_session["stamp"]))
+    (collisions,) = connection.execute("SELECT count(*) FROM kod_collisions").fetchone()
+    (parked,) = connection.execute("SELECT count(*) FROM kod_parked").fetchone()
+    rows = connection.execute(
+        "SELECT o.node, o.messages, o.items, coalesce(i.messages, 0), coalesce(i.items, 0), coalesce(i.rejected, 0), "
+        "i.end_to_end_ms, o.position, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node), i.fault "
+        "FROM kod_outgoing o LEFT JOIN kod_incoming i ON i.node = o.node ORDER BY o.node"
+    )
+    names = (
+        "sent_messages",
+        "sent_items",
+        "received_messages",
+        "received_items",
+        "rejected_items",
+        "end_to_end_ms",
+        "position",
+        "pending",
+        "fault",
+    )
+    return Figures(
+        boundary=Stamp(boundary) if boundary is not None else None,
+        items_waiting=waiting,
+        oldest_waiting=Stamp(oldest) if oldest is not None else None,
+        missed=missed,
+        last_session=last_session,
+        links={node: dict(zip(names, values, strict=True)) for node, *values in rows},
+        parked=parked,
+        collisions=collisions,
+        send_streams_max=send,
+        receive_streams_max=receive,
+    )

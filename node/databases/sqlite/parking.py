@@ -1,0 +1,84 @@
+"""Messages that could not be applied, and what stands in the way of a deletion."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+from dispatcher.ports import Letter, Parked
+from node.databases.sqlite.lexical import quoted
+from node.databases.sqlite.reading import Reading, by_type
+from schemas.stamp import Stamp
+from schemas.structure import Reference, Structure
+from serializers.keys import Item
+
+
+def park(connection: sqlite3.Connection, letter: Letter, reason: str, now_sql: str) -> None:
+    connection.execute(
+        f"INSERT INTO kod_parked (node, name, payload, reason, since) VALUES (?, ?, ?, ?, {now_sql})",
+        (letter.node, letter.name, letter.payload, reason),
+    )
+
+
+def unpark(connection: sqlite3.Connection, parked_id: int) -> None:
+    connection.execute("DELETE FROM kod_parked WHERE id = ?", (parked_id,))
+
+
+def parked(connection: sqlite3.Connection) -> list[Parked]:
+    """In the order in which they came."""
+    rows = connection.execute(
+        "SELECT id, node, name, payload, reason, since, attempts FROM kod_parked ORDER BY id"
+    ).fetchall()
+    return [
+        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts)
+        for number, node, name, payload, reason, since, attempts in rows
+    ]
+
+
+def parked_again(connection: sqlite3.Connection, parked_id: int, reason: str) -> None:
+    connection.execute("UPDATE kod_parked SET attempts = attempts + 1, reason = ? WHERE id = ?", (reason, parked_id))
+
+
+def referred(
+    reading: Reading,
+    connection: sqlite3.Connection,
+    structure: Structure,
+    items: Sequence[Item],
+    besides: Sequence[Item],
+) -> frozenset[Item]:
+    """Those of `items` to which rows of items other than `besides` refer."""
+    left_out = frozenset(besides)
+    found: set[Item] = set()
+    for type_name, of_type in by_type(items).items():
+        reading.ask(of_type)
+        for source, reference in _references_to(structure, type_name):
+            for n, key in connection.execute(referring(reading, type_name, source, reference)).fetchall():
+                if Item(source, key) not in left_out:
+                    found.add(of_type[n])
+    return frozenset(found)
+
+
+def _references_to(structure: Structure, target: str) -> Iterator[tuple[str, Reference]]:
+    for item_type in structure.types.values():
+        if item_type.table is not None:
+            yield from ((item_type.name, r) for r in item_type.references if r.target == target)
+
+
+def referring(reading: Reading, target: str, source: str, reference: Reference) -> str:
+    """SELECT n of the asked target, the key of the item whose row refers to it."""
+    there, from_there = reading.types[target], reading.types[source]
+    row = "s" if reference.section else "r"
+    tied = " AND ".join(
+        f"{row}.{quoted(ours)} = t.{quoted(theirs)}"
+        for ours, theirs in zip(reference.columns, reference.target_columns, strict=True)
+    )
+    if reference.section:
+        section = next(s for s in from_there.item_type.sections if s.name == reference.section)
+        linked = " AND ".join(f"s.{quoted(own)} = r.{quoted(theirs)}" for own, theirs in section.link)
+        rows = f"JOIN {quoted(section.table)} s ON {tied} JOIN {from_there.table} r ON {linked}"
+    else:
+        rows = f"JOIN {from_there.table} r ON {tied}"
+    return (
+        f"SELECT DISTINCT k.n, {from_there.key_of_row('r')} FROM temp.kod_asked k "
+        f"CROSS JOIN {there.table} t ON {there.joined('t')} {rows}"
+    )

@@ -1,0 +1,290 @@
+"""dispatcher.ports.SendingView over SQLite: one write transaction, so that everything is one snapshot."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from dispatcher.ports import Change, Content, Folded, Tie
+from node.databases.sqlite.folding import fold
+from node.databases.sqlite.lexical import Form, key_array_sql, quoted
+from node.databases.sqlite.reading import Reading, TypeReading, by_type
+from schemas.stamp import Stamp
+from schemas.structure import Reference, Structure
+from serializers.keys import Item
+from serializers.message import Version
+
+_CHANGE = "g.type, g.key, g.stamp, g.origin, g.seen, g.mark, g.source, g.gone"
+_ASKED = "temp.kod_asked k JOIN kod_register g ON g.type = k.type AND g.key = k.key"
+
+_NOT_KNOWN = """NOT (g.mark BETWEEN 0 AND :after OR coalesce(g.known <= :after, 0) OR coalesce(g.source = :node, 0)
+    OR EXISTS (SELECT 1 FROM kod_ahead a WHERE a.node = :node AND a.type = g.type AND a.key = g.key))"""
+_NOT_HELD = """NOT EXISTS (SELECT 1 FROM kod_presence p WHERE p.type = g.type AND p.key = g.key AND p.node = :node
+    AND p.since <= coalesce((SELECT last_session FROM kod_outgoing WHERE node = :node), 0))"""
+
+
+def change_of(row: Sequence[Any], type_names: Mapping[int, str]) -> Change:
+    """A register's row (_CHANGE) as the flow knows it."""
+    type_id, key, stamp, origin, seen, mark, source, gone = row
+    return Change(
+        Item(type_names[type_id], key),
+        Version(Stamp(stamp), origin),
+        orjson.loads(seen) if seen else None,
+        mark,
+        source,
+        bool(gone),
+    )
+
+
+class SqliteSendingView:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        structure: Structure,
+        reading: Reading,
+        type_ids: Mapping[str, int],
+    ) -> None:
+        self._connection = connection
+        self._structure = structure
+        self._reading = reading
+        self._type_ids = type_ids
+        self._type_names = {type_id: name for name, type_id in type_ids.items()}
+        self._opened: Stamp | None = None
+        self._held: dict[str, list[Item]] = {}
+
+    def fold(self) -> Folded:
+        return fold(self._connection, self._reading, self._type_names)
+
+    def portion(self, after: int, items_max: int) -> Sequence[Change]:
+        rows = self._connection.execute(
+            f"SELECT {_CHANGE} FROM kod_register g WHERE g.mark > max(?, 0) AND g.mark > 0 ORDER BY g.mark LIMIT ?",
+            (after, items_max),
+        )
+        return [change_of(row, self._type_names) for row in rows]
+
+    def top(self) -> int:
+        (top,) = self._connection.execute("SELECT top_mark FROM kod_node").fetchone()
+        return int(top)
+
+    def pending(self, node: str, items_max: int) -> Sequence[Change]:
+        rows = self._connection.execute(
+            f"SELECT {_CHANGE} FROM kod_pending p JOIN kod_register g ON g.type = p.type AND g.key = p.key "
+            "WHERE p.node = ? ORDER BY p.number LIMIT ?",
+            (node, items_max),
+        )
+        return [change_of(row, self._type_names) for row in rows]
+
+    def ahead(self, node: str, items: Sequence[Change]) -> frozenset[Item]:
+        if not self._connection.execute("SELECT 1 FROM kod_ahead WHERE node = ? LIMIT 1", (node,)).fetchone():
+            return frozenset()
+        marks = {change.item: change.mark for change in items}
+        asked = list(marks)
+        self._reading.ask(asked)
+        rows = self._connection.execute(
+            "SELECT DISTINCT k.n, a.mark FROM temp.kod_asked k "
+            "JOIN kod_ahead a ON a.node = ? AND a.type = k.type AND a.key = k.key",
+            (node,),
+        )
+        return frozenset(asked[n] for n, mark in rows if marks[asked[n]] == mark)
+
+    # --- references
+
+    def ties(self, items: Sequence[Item], *, after: int, node: str, limited: frozenset[str]) -> Sequence[Tie]:
+        pairs: dict[str, set[tuple[Item, Item]]] = {}
+        for type_name, of_type in by_type(items).items():
+            item_type = self._structure.types.get(type_name)
+            if item_type is None or item_type.table is None:
+                continue
+            references = [r for r in item_type.references if self._may_be_unknown(r, after, limited)]
+            if references:
+                self._reading.ask(of_type)
+            for reference in references:
+                target = reference.target
+                pairs.setdefault(target, set()).update(
+                    (of_type[n], Item(target, key)) for n, key in self._targets(type_name, reference)
+                )
+        found: list[Tie] = []
+        for of_target in pairs.values():
+            unknown = self._unknown(sorted({target for _, target in of_target}), after, node, limited)
+            found += [Tie(item, unknown[target]) for item, target in of_target if target in unknown and item != target]
+        return found
+
+    def _may_be_unknown(self, reference: Reference, after: int, limited: frozenset[str]) -> bool:
+        target = self._structure.types.get(reference.target)
+        if target is None or target.table is None or target.name not in self._type_ids:
+            return False
+        if target.name in limited:
+            return True
+        top_mark, stamped = self._connection.execute(
+            "SELECT top_mark, stamped FROM kod_types WHERE id = ?", (self._type_ids[target.name],)
+        ).fetchone()
+        return not stamped or top_mark > after
+
+    def _targets(self, type_name: str, reference: Reference) -> Iterable[tuple[int, str]]:
+        """(n of the asked item, key of the item that it refers to) for targets that are there."""
+        source, target = self._reading.types[type_name], self._reading.types[reference.target]
+        row = "s" if reference.section else "r"
+        tied = " AND ".join(
+            f"t.{quoted(theirs)} = {row}.{quoted(ours)}"
+            for ours, theirs in zip(reference.columns, reference.target_columns, strict=True)
+        )
+        return self._connection.execute(
+            f"SELECT k.n, {target.key_of_row('t')} FROM {source.source_of(reference)} JOIN {target.table} t ON {tied}"
+        )
+
+    def _unknown(self, targets: Sequence[Item], after: int, node: str, limited: frozenset[str]) -> dict[Item, Change]:
+        """Those of one type that the node is not known to have, as the register has them."""
+        if not targets:
+            return {}
+        self._reading.ask(targets)
+        unknown = _NOT_KNOWN + (f" OR {_NOT_HELD}" if targets[0].type in limited else "")
+        rows = self._connection.execute(
+            f"SELECT DISTINCT k.n, {_CHANGE} FROM temp.kod_asked k "
+            f"LEFT JOIN kod_register g ON g.type = k.type AND g.key = k.key WHERE g.key IS NULL OR {unknown}",
+            {"after": after, "node": node},
+        )
+        found: dict[Item, Change] = {}
+        unstamped = []
+        for n, *change in rows.fetchall():
+            if change[0] is None:
+                unstamped.append(targets[n])
+            else:
+                found[targets[n]] = change_of(change, self._type_names)
+        if unstamped:
+            found.update(self._stamp(unstamped))
+        return found
+
+    def _stamp(self, items: Iterable[Item]) -> dict[Item, Change]:
+        """Rows that were there before stamps were: version (0, this origin), and a mark."""
+        top, origin = self._connection.execute("SELECT top_mark, origin FROM kod_node").fetchone()
+        changes = {}
+        for mark, item in enumerate(items, top + 1):
+            type_id = self._type_ids[item.type]
+            self._connection.execute(
+                "INSERT INTO kod_register (type, key, stamp, origin, mark) VALUES (?, ?, 0, ?, ?)",
+                (type_id, item.key, origin, mark),
+            )
+            self._connection.execute("UPDATE kod_types SET top_mark = ? WHERE id = ?", (mark, type_id))
+            changes[item] = Change(item, Version(Stamp(0), origin), None, mark, None, False)
+        self._connection.execute("UPDATE kod_node SET top_mark = ?", (top + len(changes),))
+        return changes
+
+    # --- routing
+
+    def owners(self, items: Sequence[Item]) -> Mapping[Item, Item | None]:
+        found: dict[Item, Item | None] = {}
+        for type_name, of_type in by_type(items).items():
+            item_type = self._structure.types.get(type_name)
+            reference = item_type.owner_reference if item_type and item_type.table else None
+            if reference is None:
+                continue
+            self._reading.ask(of_type)
+            owner = self._reading.types.get(reference.target)
+            for n, key in self._connection.execute(_owner_sql(self._reading.types[type_name], reference, owner)):
+                found[of_type[n]] = Item(reference.target, key) if key is not None else None
+        return found
+
+    def access(self, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
+        found: dict[Item, frozenset[str]] = {}
+        for type_name, of_type in by_type(items).items():
+            item_type = self._structure.types.get(type_name)
+            if item_type is None or item_type.table is None or item_type.access is None:
+                continue
+            self._reading.ask(of_type)
+            nodes: dict[Item, set[str]] = {item: set() for item in of_type}
+            for n, node in self._connection.execute(self._access_sql(self._reading.types[type_name])):
+                nodes[of_type[n]].add(str(node))
+            found.update({item: frozenset(named) for item, named in nodes.items()})
+        return found
+
+    def _access_sql(self, reading: TypeReading) -> str:
+        assert reading.item_type.access is not None
+        table = quoted(reading.item_type.access)
+        columns = {row[1] for row in self._connection.execute(f"PRAGMA table_xinfo({table})")}
+        names = [
+            f.column.name if f.column is not None and f.column.name in columns else f.name
+            for f in reading.item_type.key
+        ]
+        keyed = " AND ".join(f"a.{quoted(name)} IS k.a{number}" for number, name in enumerate(names))
+        return f"SELECT k.n, a.node FROM temp.kod_asked k CROSS JOIN {table} a ON {keyed} WHERE a.node IS NOT NULL"
+
+    def holders(self, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
+        self._reading.ask(items)
+        found: dict[Item, set[str]] = {item: set() for item in items}
+        for n, node in self._connection.execute(
+            "SELECT k.n, p.node FROM temp.kod_asked k JOIN kod_presence p ON p.type = k.type AND p.key = k.key"
+        ):
+            found[items[n]].add(node)
+        return {item: frozenset(nodes) for item, nodes in found.items()}
+
+    def hold(self, holders: Mapping[str, Sequence[Item]]) -> None:
+        for node, items in holders.items():
+            self._held.setdefault(node, []).extend(items)
+
+    def register(self, items: Sequence[Item]) -> Mapping[Item, Change]:
+        self._reading.ask(items)
+        rows = self._connection.execute(f"SELECT DISTINCT {_CHANGE} FROM {_ASKED}")
+        return {change.item: change for change in (change_of(row, self._type_names) for row in rows)}
+
+    def contents(self, items: Sequence[Item]) -> Iterator[Content]:
+        return self._reading.contents(items)
+
+    # --- sessions
+
+    def open_session(self, now: Stamp, sessions: int = 1) -> Stamp:
+        (last,) = self._connection.execute("SELECT last_session FROM kod_node").fetchone()
+        first = Stamp(max(now, (last or 0) + 1))
+        self._connection.execute("UPDATE kod_node SET last_session = ?", (first + max(sessions, 1) - 1,))
+        if self._opened is None:
+            self._opened = first
+        return first
+
+    def reviewed(self, boundary: Stamp) -> None:
+        self._connection.execute("UPDATE kod_node SET boundary = max(coalesce(boundary, 0), ?)", (boundary,))
+
+    def finish(self) -> None:
+        """Writes down the holders, each with the session in which it gets the item: one that is abandoned proves
+        nothing (the item may not have left), and the holder stays one all the same."""
+        for node, items in self._held.items():
+            opened, last = self._connection.execute(
+                "SELECT coalesce(opened, 0), coalesce(last_session, 0) FROM kod_outgoing WHERE node = ?", (node,)
+            ).fetchone() or (0, 0)
+            if opened > last:  # an earlier session was never recorded
+                self._connection.execute(
+                    "UPDATE kod_presence SET since = NULL WHERE node = ? AND since > ?", (node, last)
+                )
+            self._connection.executemany(
+                "INSERT INTO kod_presence (node, type, key, since) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (type, key, node) DO UPDATE SET since = excluded.since "
+                "WHERE since IS NULL OR since > ?",
+                [(node, self._type_ids[i.type], i.key, self._opened, last) for i in items if i.type in self._type_ids],
+            )
+            self._connection.execute("UPDATE kod_outgoing SET opened = ? WHERE node = ?", (self._opened, node))
+
+
+def _owner_sql(reading: TypeReading, reference: Reference, owner: TypeReading | None) -> str:
+    """SELECT n, the owner's key; NULL where the owner's columns are null."""
+    rows = f"temp.kod_asked k CROSS JOIN {reading.table} r ON {reading.joined('r')}"
+    ours = [f"r.{quoted(c)}" for c in reference.columns]
+    if owner is None or owner.item_type.table is None or set(owner.key_columns) == set(reference.target_columns):
+        by_target = dict(zip(reference.target_columns, ours, strict=True))
+        forms, values = [], []
+        if owner is not None and owner.item_type.table is not None:
+            forms, values = list(owner.key_forms), [by_target[c] for c in owner.key_columns]
+        else:
+            forms = [
+                Form.of(f) for c in reference.columns for f in reading.item_type.held if f.column and f.column.name == c
+            ]
+            values = ours
+        null = " OR ".join(f"{value} IS NULL" for value in ours)
+        return f"SELECT DISTINCT k.n, CASE WHEN {null} THEN NULL ELSE {key_array_sql(forms, values)} END FROM {rows}"
+    tied = " AND ".join(
+        f"o.{quoted(theirs)} = {value}" for value, theirs in zip(ours, reference.target_columns, strict=True)
+    )
+    return (
+        f"SELECT DISTINCT k.n, CASE WHEN o.{quoted(owner.key_columns[0])} IS NULL THEN NULL "
+        f"ELSE {owner.key_of_row('o')} END FROM {rows} LEFT JOIN {owner.table} o ON {tied}"
+    )

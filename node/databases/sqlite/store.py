@@ -1,0 +1,292 @@
+"""dispatcher.ports.Store over SQLite.
+
+SQLite has one writer at a time: sending, receiving and recording share one connection and take turns. Another
+connection answers the questions that are asked every few milliseconds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dispatcher.ports import Figures, Incoming, Outgoing, Parked, ReceivingView, SendingView, Sent
+from node.databases.sqlite import capture, parking, registers
+from node.databases.sqlite.connection import connect, transaction, translated
+from node.databases.sqlite.figures import figures
+from node.databases.sqlite.reading import Reading
+from node.databases.sqlite.receiving import SqliteReceivingView
+from node.databases.sqlite.sending import SqliteSendingView
+from node.databases.sqlite.writing import Writing, broken_references, in_words
+from schemas.errors import ConfigError, MessageError
+from schemas.network import NodeSettings
+from schemas.stamp import Stamp
+from schemas.structure import Structure
+
+
+class SqliteStore:
+    def __init__(
+        self, path: Path, settings: NodeSettings, structure: Structure, *, now_sql: str = capture.NOW_SQL
+    ) -> None:
+        """Nothing is opened before `start`."""
+        self._path = path
+        self._settings = settings
+        self._structure = structure
+        self._now_sql = now_sql
+        self._turn = threading.RLock()
+        self._asking = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._asker: sqlite3.Connection | None = None
+        self._seen_version: int | None = None
+        self._seen_changes = True
+        self._folded_aside = False
+        """A receiver has folded changes of the application: they are not in the log any more, and not sent yet."""
+        self._type_ids: dict[str, int] = {}
+        self.origin = ""
+
+    def start(self, neighbours: Sequence[str]) -> None:
+        if self._writer is None:
+            self._writer = connect(self._path)
+        if self._asker is None:
+            self._asker = connect(self._path)
+        with self._writing() as connection:
+            if not registers.are_there(connection):
+                raise ConfigError(f"{self._path.name}: KOD's registers are not there", hint="kod install")
+            self.origin = self._own_origin(connection)
+            self._type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
+            self._check_triggers(connection)
+            for sql in registers.TEMPORARY:
+                connection.execute(sql)
+            self._reading = Reading(connection, self._structure, self._type_ids)
+            self._writing_items = Writing(connection, self._structure, self._reading)
+            with transaction(connection):
+                connection.execute("DELETE FROM kod_applying")
+                self._begin_links(connection, neighbours)
+                (self._folded_aside,) = connection.execute(
+                    "SELECT EXISTS (SELECT 1 FROM kod_outgoing WHERE position < (SELECT top_mark FROM kod_node))"
+                ).fetchone()
+
+    def _own_origin(self, connection: sqlite3.Connection) -> str:
+        code, origin = connection.execute("SELECT code, origin FROM kod_node").fetchone() or ("", "")
+        if code != self._settings.code:
+            raise ConfigError(
+                f"{self._path.name} is installed for node {code!r}, not for {self._settings.code!r}",
+                hint="is `database` in nodes.yaml the right one? else `kod uninstall` and `kod install`",
+            )
+        return str(origin)
+
+    def _check_triggers(self, connection: sqlite3.Connection) -> None:
+        missing = [name for name in self._structure.types if name not in self._type_ids]
+        if missing:
+            raise ConfigError(f"types are new since the last install: {', '.join(missing)}", hint="kod install")
+        there = capture.installed(connection)
+        needed = capture.triggers(connection, self._structure, self._type_ids, self._now_sql)
+        captured_only = {n: sql for n, sql in there.items() if n not in needed}
+        if captured_only or any(there.get(name) != sql for name, sql in needed.items()):
+            raise ConfigError(
+                f"{self._path.name}: the capture triggers are not those that its tables need", hint="kod install"
+            )
+
+    def _begin_links(self, connection: sqlite3.Connection, neighbours: Sequence[str]) -> None:
+        known = {node for (node,) in connection.execute("SELECT node FROM kod_outgoing")}
+        new = [node for node in neighbours if node not in known]
+        for node in new:
+            connection.execute("INSERT INTO kod_outgoing (node) VALUES (?)", (node,))
+            connection.execute("INSERT INTO kod_incoming (node) VALUES (?) ON CONFLICT DO NOTHING", (node,))
+        if new:  # what was applied while nobody else was there to get it has to be marked now
+            connection.execute(
+                "INSERT INTO kod_log (type, key, at, gone, local) "
+                "SELECT type, key, stamp, 0, 0 FROM kod_register WHERE mark <= 0"
+            )
+            connection.execute("UPDATE kod_register SET mark = -1, known = NULL WHERE mark <= 0")
+
+    # --- questions
+
+    def has_changes(self) -> bool:
+        """Two statements at most, and one that touches no page while nobody has written."""
+        with self._asking, translated(self._path):
+            asker = self._open_asker()
+            (version,) = asker.execute("PRAGMA data_version").fetchone()
+            if version != self._seen_version or self._seen_changes:
+                (found,) = asker.execute("SELECT EXISTS (SELECT 1 FROM kod_log)").fetchone()
+                self._seen_version, self._seen_changes = version, bool(found)
+            return self._seen_changes or bool(self._folded_aside)
+
+    def outgoing(self) -> Sequence[Outgoing]:
+        with self._asking, translated(self._path):
+            rows = self._open_asker().execute(
+                "SELECT o.node, o.position, o.last_session, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node) "
+                "FROM kod_outgoing o ORDER BY o.node"
+            )
+            return [Outgoing(*row) for row in rows]
+
+    def incoming(self, node: str) -> Incoming:
+        with self._asking, translated(self._path):
+            asker = self._open_asker()
+            row = asker.execute(
+                "SELECT incarnation, session, completed, position FROM kod_incoming WHERE node = ?", (node,)
+            ).fetchone()
+            if row is None:
+                return Incoming(node)
+            incarnation, session, completed, position = row
+            done = asker.execute("SELECT number FROM kod_received WHERE node = ? AND session = ?", (node, session))
+            return Incoming(node, incarnation, session, frozenset(n for (n,) in done), completed, position)
+
+    def streams(self) -> tuple[int | None, int | None]:
+        with self._asking, translated(self._path):
+            send, receive = (
+                self._open_asker().execute("SELECT send_streams_max, receive_streams_max FROM kod_node").fetchone()
+            )
+            return send, receive
+
+    def figures(self) -> Figures:
+        with self._asking, translated(self._path):
+            return figures(self._open_asker())
+
+    def parked(self) -> Sequence[Parked]:
+        with self._asking, translated(self._path):
+            return parking.parked(self._open_asker())
+
+    # --- transactions
+
+    @contextmanager
+    def sending(self) -> Iterator[SendingView]:
+        with self._writing() as connection, transaction(connection):
+            self._reading.begin()
+            view = SqliteSendingView(connection, self._structure, self._reading, self._type_ids)
+            aside, self._folded_aside = self._folded_aside, False
+            try:
+                yield view
+                view.finish()
+            except BaseException:
+                self._folded_aside = aside
+                raise
+
+    @contextmanager
+    def receiving(self, sender: str, *, forward: bool, limited: frozenset[str]) -> Iterator[ReceivingView]:
+        with self._writing() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.execute("PRAGMA defer_foreign_keys = ON")  # until this transaction ends
+                self._reading.begin()
+                view = SqliteReceivingView(
+                    connection,
+                    self._structure,
+                    self._reading,
+                    self._writing_items,
+                    self._type_ids,
+                    sender=sender,
+                    forward=forward,
+                    limited=limited,
+                    now_sql=self._now_sql,
+                )
+                yield view
+                self._commit(connection)
+                self._folded_aside = self._folded_aside or view.folded
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.IntegrityError as error:
+            why = broken_references(connection) if "FOREIGN KEY" in str(error) else in_words(error)
+            raise MessageError(f"the message cannot be applied: {why}") from error
+
+    def parked_again(self, parked_id: int, reason: str) -> None:
+        with self._writing() as connection, transaction(connection):
+            parking.parked_again(connection, parked_id, reason)
+
+    def record_sent(self, sent: Iterable[Sent]) -> None:
+        with self._writing() as connection, transaction(connection):
+            for one in sent:
+                self._record(connection, one)
+
+    def _record(self, connection: sqlite3.Connection, sent: Sent) -> None:
+        connection.execute(
+            "UPDATE kod_outgoing SET position = max(position, :position), "
+            "last_session = coalesce(:stamp, last_session), messages = messages + :messages, "
+            "items = items + :items, size_bytes = size_bytes + :size WHERE node = :node",
+            {
+                "node": sent.node,
+                "position": sent.position,
+                "stamp": sent.stamp,
+                "messages": sent.messages,
+                "items": sent.items,
+                "size": sent.size_bytes,
+            },
+        )
+        ids = self._type_ids
+        connection.executemany(
+            "INSERT INTO kod_ahead (node, type, key, mark) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (node, type, key) DO UPDATE SET mark = max(mark, excluded.mark)",
+            [(sent.node, ids[c.item.type], c.item.key, c.mark) for c in sent.ahead],
+        )
+        if connection.execute("SELECT 1 FROM kod_ahead WHERE node = ? LIMIT 1", (sent.node,)).fetchone():
+            # behind the position the mark itself says that the neighbour has it
+            connection.execute(
+                "DELETE FROM kod_ahead WHERE node = :node AND mark <= :position AND mark = "
+                "(SELECT g.mark FROM kod_register g WHERE g.type = kod_ahead.type AND g.key = kod_ahead.key)",
+                {"node": sent.node, "position": sent.position},
+            )
+        connection.executemany(
+            "DELETE FROM kod_pending WHERE node = ? AND type = ? AND key = ? AND mark <= ?",
+            [(sent.node, ids[c.item.type], c.item.key, c.mark) for c in sent.settled],
+        )
+        connection.executemany(
+            "INSERT INTO kod_pending (node, type, key, mark) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (node, type, key) DO UPDATE SET mark = max(mark, excluded.mark)",
+            [(sent.node, ids[c.item.type], c.item.key, c.mark) for c in sent.deferred],
+        )
+        if sent.stamp is not None and sent.messages:
+            self._note_session(connection, sent)
+
+    def _note_session(self, connection: sqlite3.Connection, sent: Sent) -> None:
+        """The last session over all addressees: those that bear the same stamp are added up."""
+        connection.execute(
+            "UPDATE kod_node SET last_session_facts = CASE "
+            "WHEN json_extract(last_session_facts, '$.stamp') = :stamp THEN json_object('stamp', :stamp, "
+            "'messages', json_extract(last_session_facts, '$.messages') + :messages, "
+            "'items', json_extract(last_session_facts, '$.items') + :items, "
+            "'took_ms', max(json_extract(last_session_facts, '$.took_ms'), :took)) "
+            "ELSE json_object('stamp', :stamp, 'messages', :messages, 'items', :items, 'took_ms', :took) END",
+            {"stamp": sent.stamp, "messages": sent.messages, "items": sent.items, "took": sent.took_ms},
+        )
+
+    def abandon(self, node: str, session: Stamp, position: int | None) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.execute("DELETE FROM kod_received WHERE node = ? AND session <= ?", (node, session))
+            connection.execute(
+                "UPDATE kod_incoming SET position = coalesce(?, position) WHERE node = ?", (position, node)
+            )
+
+    def link_fault(self, node: str, text: str | None) -> None:
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO kod_incoming (node, fault) VALUES (?, ?) ON CONFLICT (node) DO UPDATE "
+                "SET fault = excluded.fault WHERE fault IS NOT excluded.fault",
+                (node, text),
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._turn, translated(self._path):
+            if self._writer is None:
+                raise ConfigError("the store has not been started")
+            yield self._writer
+
+    def _open_asker(self) -> sqlite3.Connection:
+        if self._asker is None:
+            raise ConfigError("the store has not been started")
+        return self._asker
+
+    def close(self) -> None:
+        with self._turn, self._asking:
+            for connection in (self._writer, self._asker):
+                if connection is not None:
+                    connection.close()
+            self._writer = self._asker = None
