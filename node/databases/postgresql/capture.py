@@ -1,0 +1,320 @@
+"""Capture: triggers that append to the log which items a transaction has changed, whoever writes.
+
+    [ capture ] -> fold -> select -> review …
+
+For each table of a type up to four functions, compiled for its key: `new` logs NEW's item (insert, update), `old`
+OLD's (delete), `both` both (an update that changes the key, or moves a row to another object), `all` every row of the
+table (TRUNCATE). They run with their owner's rights, so that applications need none on KOD's schema; what is in them
+is qualified with pg_catalog, so that nobody's search_path can put something else in its place. Functions whose key
+hangs on the session's settings (DateStyle …) set them.
+
+They only append, to a table without an index: no lock that another transaction could wait for.
+
+Measured (PostgreSQL 18, two cores shared, 4 clients, synchronous_commit off, one order and five lines a transaction;
+the application's throughput with capture against without, noise ±10 %):
+
+    row triggers                                         five lines in one insert 0.84, in five inserts 0.83
+    the same, with search_path set in the functions      0.77
+    statement triggers with transition tables, sections  0.83, 0.71
+    statement triggers everywhere                        0.80
+
+Row triggers it is: as fast in small transactions, and simpler: they are cloned to partitions and see cascades.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from node.databases.postgresql.connecting import Connection, literal
+from node.databases.postgresql.keys import key_columns, key_text, plain
+from node.databases.postgresql.lexical import differs, is_builtin, settled
+from node.databases.postgresql.reflection import quoted, quoted_table, reflect
+from node.databases.postgresql.registers import NOW_MS
+from schemas.errors import ConfigError
+from schemas.network import NodeSettings
+from schemas.structure import Field, ItemType, Section, Structure
+from schemas.tables import Column, Table
+
+_NOT_OURS = "pg_catalog.current_setting('kod.applying', true) IS DISTINCT FROM 'on'"
+_SETTINGS = (
+    "SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC'"
+)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A table in its part for a type: its rows belong to items of the type."""
+
+    item_type: ItemType
+    type_id: int
+    number: int
+    """0 is the type's own table, then its sections."""
+    table: str
+    columns: tuple[str, ...]
+    """The columns of this table on which the item's key hangs."""
+    section: Section | None = None
+    compared: tuple[Column, ...] = ()
+    """What travels, where the table also has columns that do not: a change of those alone stamps nothing."""
+
+    @property
+    def name(self) -> str:
+        return f"kod_{self.type_id}_{self.number}"
+
+    @property
+    def tombstone(self) -> bool:
+        """Whether an item is gone when its row is."""
+        return self.section is None and self.item_type.is_object
+
+
+def roles(structure: Structure, type_ids: Mapping[str, int], tables: Mapping[str, Table]) -> Iterator[Role]:
+    for item_type in structure.types.values():
+        if item_type.table is None:
+            continue
+        number = type_ids[item_type.name]
+        key = tuple(column.name for column in key_columns(item_type))
+        compared = _compared(tables.get(item_type.table), key, item_type.held)
+        yield Role(item_type, number, 0, item_type.table, key, compared=compared)
+        for position, section in enumerate(item_type.sections, 1):
+            link = tuple(pair[0] for pair in section.link)
+            compared = _compared(tables.get(section.table), link, section.fields)
+            yield Role(item_type, number, position, section.table, link, section, compared)
+
+
+def _compared(table: Table | None, key: Sequence[str], fields: Sequence[Field]) -> tuple[Column, ...]:
+    travelling = {*key, *(field.column.name for field in fields if field.column is not None)}
+    if table is None or all(column.name in travelling or column.computed for column in table.columns):
+        return ()
+    return tuple(column for column in table.columns if column.name in travelling)
+
+
+def fingerprint(statements: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(statements).encode()).hexdigest()[:32]
+
+
+def statements(role: Role, *, partitions: Sequence[str] = ()) -> list[str]:
+    """DDL that makes the role's functions and triggers; `partitions` are the table's, as SQL."""
+    table = quoted_table(role.table)
+    made = [_function(role, kind, body) for kind, body in _bodies(role)]
+    changed = " OR ".join(f"OLD.{quoted(c)} IS DISTINCT FROM NEW.{quoted(c)}" for c in role.columns)
+    row = "FOR EACH ROW"
+    made += [
+        _trigger(role, "insert", "AFTER INSERT", table, row, _NOT_OURS, "new"),
+        _trigger(role, "update", "AFTER UPDATE", table, row, f"{_NOT_OURS} AND NOT ({changed}){_travels(role)}", "new"),
+        _trigger(role, "rekey", "AFTER UPDATE", table, row, f"{_NOT_OURS} AND ({changed})", "both"),
+        _trigger(role, "delete", "AFTER DELETE", table, row, _NOT_OURS, "old"),
+    ]
+    for target in (table, *partitions):  # row triggers are cloned to partitions, this kind is not
+        made.append(_trigger(role, "truncate", "BEFORE TRUNCATE", target, "FOR EACH STATEMENT", _NOT_OURS, "all"))
+    # Also where session_replication_role is `replica`: what arrives by logical replication is a change, too.
+    for name in ("insert", "update", "rekey", "delete"):
+        made.append(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {role.name}_{name}")
+    made += [f"ALTER TABLE {target} ENABLE ALWAYS TRIGGER {role.name}_truncate" for target in (table, *partitions)]
+    return made
+
+
+def _travels(role: Role) -> str:
+    if not role.compared:
+        return ""
+    return f" AND ({' OR '.join(differs('OLD', f'NEW.{quoted(c.name)}', c) for c in role.compared)})"
+
+
+def _trigger(role: Role, name: str, when: str, table: str, each: str, condition: str, function: str) -> str:
+    return (
+        f"CREATE TRIGGER {role.name}_{name} {when} ON {table} {each}"
+        f" WHEN ({condition}) EXECUTE FUNCTION kod.{role.name}_{function}()"
+    )
+
+
+def _function(role: Role, kind: str, body: str) -> str:
+    settings = "" if _is_settled(role) else f" {_SETTINGS}"
+    text = f"\nBEGIN\n{body}\n  RETURN NULL;\nEND "
+    return (
+        f"CREATE FUNCTION kod.{role.name}_{kind}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER{settings}"
+        f" AS {literal(text)}"
+    )
+
+
+def _is_settled(role: Role) -> bool:
+    by_key = role.section is None or _link_is_key(role)
+    return by_key and all(settled(field) for field in role.item_type.key)
+
+
+def _bodies(role: Role) -> list[tuple[str, str]]:
+    new, old = _log(role, "NEW", gone=False), _log(role, "OLD", gone=role.tombstone)
+    return [("new", new), ("old", old), ("both", f"{old}\n{new}"), ("all", _log_table(role))]
+
+
+def _log(role: Role, row: str, *, gone: bool) -> str:
+    insert = "  INSERT INTO kod.log (type, key, at, gone, local)"
+    moment = NOW_MS.replace("*", "OPERATOR(pg_catalog.*)")
+    rest = f"{moment}, {str(gone).lower()}, true"
+    if role.section is None:
+        return f"{insert}\n  VALUES ({role.type_id}, {_own_key(role, row)}, {rest});"
+    missing = " OR ".join(f"{row}.{quoted(c)} IS NULL" for c in role.columns)
+    if _link_is_key(role):
+        statement = f"{insert}\n  VALUES ({role.type_id}, {_key_by_link(role, row)}, {rest});"
+    else:  # the root row says which item it is; where it is gone, its own trigger has said so
+        statement = (
+            f"{insert}\n  SELECT {role.type_id}, {_own_key(role, 'r')}, {rest}"
+            f" FROM {_qualified(role.item_type.table)} r WHERE {_joined(role, row, 'r')};"
+        )
+    return f"  IF NOT ({missing}) THEN\n{statement}\n  END IF;"
+
+
+def _log_table(role: Role) -> str:
+    """TRUNCATE: by the name of the table that the statement is about, which may be a partition."""
+    if role.section is None:
+        key, source, condition = _own_key(role, "t"), "t", ""
+    elif _link_is_key(role):
+        key, source = _key_by_link(role, "t"), "t"
+        condition = " WHERE " + " AND ".join(f"t.{quoted(c)} IS NOT NULL" for c in role.columns)
+    else:
+        key, source = _own_key(role, "r"), f"t JOIN {_qualified(role.item_type.table)} r ON {_joined(role, 't', 'r')}"
+        condition = ""
+    query = (
+        f"INSERT INTO kod.log (type, key, at, gone, local) SELECT DISTINCT {role.type_id}, {key},"
+        f" {NOW_MS.replace('*', 'OPERATOR(pg_catalog.*)')}, {str(role.tombstone).lower()}, true"
+        f" FROM %I.%I {source}{condition}"
+    )
+    text = query.replace("%", "%%").replace("%%I.%%I", "%I.%I")
+    return f"  EXECUTE pg_catalog.format({literal(text)}, TG_TABLE_SCHEMA, TG_TABLE_NAME);"
+
+
+def _own_key(role: Role, row: str) -> str:
+    sources = [f"{row}.{quoted(column.name)}" for column in key_columns(role.item_type)]
+    return key_text(role.item_type.key, sources)
+
+
+def _link_is_key(role: Role) -> bool:
+    assert role.section is not None
+    return {root for _, root in role.section.link} == {c.name for c in key_columns(role.item_type)}
+
+
+def _key_by_link(role: Role, row: str) -> str:
+    assert role.section is not None
+    by_root = {root: column for column, root in role.section.link}
+    natives = {field.column.name: field.column.native for field in role.item_type.key if field.column}
+    sources = [_cast(f"{row}.{quoted(by_root[root])}", native) for root, native in natives.items()]
+    return key_text(role.item_type.key, sources)
+
+
+def _cast(source: str, native: str) -> str:
+    """The link's columns may be of another type than the key's (smallint to integer, numeric to bigint)."""
+    return f"CAST({source} AS {plain(native)})" if is_builtin(native) else source
+
+
+def _joined(role: Role, row: str, root: str) -> str:
+    assert role.section is not None
+    return " AND ".join(f"{root}.{quoted(r)} = {row}.{quoted(c)}" for c, r in role.section.link)
+
+
+def _qualified(table: str | None) -> str:
+    assert table is not None
+    return quoted_table(table)
+
+
+def tables_of(structure: Structure) -> list[str]:
+    """The tables of all types that have one, with their sections'."""
+    names: dict[str, None] = {}
+    for item_type in structure.types.values():
+        if item_type.table is not None:
+            names.update(dict.fromkeys((item_type.table, *(section.table for section in item_type.sections))))
+    return list(names)
+
+
+# --- what is installed --------------------------------------------------------------------------------------------
+
+_INSTALLED = """
+SELECT n.nspname || '.' || c.relname AS relation, t.tgname AS name, pg_get_triggerdef(t.oid) AS definition,
+       p.prosrc AS source, t.tgenabled AS enabled
+FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_proc p ON p.oid = t.tgfoid
+WHERE p.pronamespace = to_regnamespace('kod') AND NOT t.tgisinternal"""
+
+REMEMBER = f"""
+INSERT INTO kod.triggers (relation, name, definition, source)
+SELECT relation, name, definition, source FROM ({_INSTALLED}) t"""
+
+_DIFFERENT = f"""
+SELECT k.relation, t.enabled FROM kod.triggers k LEFT JOIN ({_INSTALLED}) t USING (relation, name)
+WHERE t.name IS NULL OR t.enabled NOT IN ('O', 'A') OR t.definition <> k.definition OR t.source <> k.source
+ORDER BY k.relation LIMIT 1"""
+
+
+def are_there(connection: Connection) -> bool:
+    row = connection.execute("SELECT to_regclass('kod.node') IS NOT NULL").fetchone()
+    return bool(row and row[0])
+
+
+def own_origin(connection: Connection, settings: NodeSettings) -> str:
+    """The origin of the node that is installed here. Raises ConfigError when there is none, or it is another one."""
+    if not are_there(connection):
+        raise ConfigError("KOD's registers are not in this database", hint="kod install")
+    row = connection.execute("SELECT code, origin FROM kod.node").fetchone()
+    if row is None or row[0] != settings.code:
+        raise ConfigError(
+            f"the database is installed for node {row[0] if row else ''!r}, not for {settings.code!r}",
+            hint="is `database` in nodes.yaml the right one? else `kod uninstall` and `kod install`",
+        )
+    return str(row[1])
+
+
+def all_statements(connection: Connection, structure: Structure) -> list[str]:
+    """DDL of all functions and triggers. Types have their numbers already."""
+    ids = {name: number for number, name in connection.execute("SELECT id, name FROM kod.types").fetchall()}
+    missing = [name for name in structure.types if name not in ids]
+    if missing:
+        raise ConfigError(f"types are new since the last install: {', '.join(missing)}", hint="kod install")
+    made: list[str] = []
+    for role in roles(structure, ids, reflect(connection, tables_of(structure))):
+        kind, partitions = _kind(connection, role.table)
+        if kind in "rp":  # a view has no rows of its own: `kod check` says so
+            made += statements(role, partitions=partitions)
+    return made
+
+
+def _kind(connection: Connection, table: str) -> tuple[str, list[str]]:
+    row = connection.execute(
+        "SELECT c.relkind::text, ARRAY(SELECT p.relid::regclass::text FROM pg_partition_tree(c.oid) p"
+        " WHERE c.relkind = 'p' AND p.relid <> c.oid ORDER BY 1)"
+        " FROM pg_class c WHERE c.oid = to_regclass($1)",
+        (quoted_table(table),),
+    ).fetchone()
+    return (row[0], row[1]) if row else ("", [])
+
+
+def check(connection: Connection, structure: Structure) -> None:
+    """Raises ConfigError when the triggers are not those that the tables need, or somebody changed or disabled them."""
+    row = connection.execute("SELECT capture FROM kod.node").fetchone()
+    if row is None or row[0] != fingerprint(all_statements(connection, structure)):
+        raise ConfigError("the capture triggers are not those that the tables need now", hint="run kod install again")
+    different = connection.execute(_DIFFERENT).fetchone()
+    if different:
+        relation, enabled = different
+        what = "are disabled" if enabled == "D" else "are not those that were installed"
+        raise ConfigError(f"{relation}: the capture triggers {what}", hint="run kod install again")
+
+
+def install(connection: Connection, structure: Structure) -> bool:
+    """Makes functions and triggers anew unless they are as they have to be. In the caller's transaction."""
+    try:
+        check(connection, structure)
+    except ConfigError:
+        pass
+    else:
+        return False
+    functions = connection.execute(
+        "SELECT p.oid::regprocedure::text FROM pg_proc p"
+        " WHERE p.pronamespace = 'kod'::regnamespace AND p.prorettype = 'trigger'::regtype"
+    ).fetchall()
+    for (function,) in functions:
+        connection.execute(f"DROP FUNCTION {function} CASCADE")
+    made = all_statements(connection, structure)
+    for statement in made:
+        connection.execute(statement)
+    connection.execute("DELETE FROM kod.triggers")
+    connection.execute(REMEMBER)
+    connection.execute("UPDATE kod.node SET capture = $1", (fingerprint(made),))
+    return True

@@ -1,0 +1,322 @@
+"""Connections, one transaction's round trips, and the server's errors in our words.
+
+Statements bear $1, $2 …; every parameter is text and is cast in the statement, so that a statement is prepared once
+whatever the values are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import RawCursor, errors, sql
+from psycopg.types.string import ByteaBinaryLoader
+from sqlalchemy.engine import URL, make_url
+
+from schemas.errors import ConfigError, ConflictError, KodError, MessageError, UnavailableError
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+Row = tuple[Any, ...]
+
+# What the server writes must not depend on how it, the database or the role are set up. Locks are given up before the
+# server looks for deadlocks (deadlock_timeout, 1 s): never is the application the victim. Compiling statements (jit)
+# costs more than it gains in transactions of milliseconds. All statements are about given keys, whose number the
+# planner cannot know: it shall go by index, and need not plan again for each set of them.
+_SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "xmlbinary": "base64",
+    "lock_timeout": "500ms",
+    "idle_in_transaction_session_timeout": "0",
+    "statement_timeout": "0",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+PREPARE_AFTER = 1
+PREPARED_MAX = 500
+
+
+_IS_PRIMARY_KEY = """
+SELECT FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE k.contype = 'p' AND n.nspname = $1 AND c.relname = $2 AND k.conname = $3"""
+
+
+class TakenError(MessageError):
+    """A unique value (not a primary key) that another row has."""
+
+
+class UnreadableError(MessageError):
+    """A value that its column's type cannot read; the server does not say of which property."""
+
+
+class Statement(NamedTuple):
+    sql: str
+    parameters: Sequence[str | None] = ()
+    raw: bool = False
+    """Text comes as bytes: it is passed on, not looked at."""
+
+
+class Connections:
+    """Idle connections to one database, shared by threads; there are as many as are in use at once."""
+
+    def __init__(self, url: str) -> None:
+        self._conninfo = conninfo(make_url(url))
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    def open(self, **settings: str) -> Connection:
+        """A connection of one's own, with further session settings."""
+        with translated():
+            connection = psycopg.connect(
+                self._conninfo,
+                autocommit=True,
+                cursor_factory=RawCursor,
+                prepare_threshold=PREPARE_AFTER,
+                options=_options({**_SETTINGS, **settings}),
+            )
+        connection.prepared_max = PREPARED_MAX
+        return connection
+
+    def close(self) -> None:
+        self._closed = True
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in autocommit mode."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        connection = connection or self.open()
+        try:
+            with translated():
+                yield connection
+        finally:
+            self._give_back(connection)
+
+    def _give_back(self, connection: Connection) -> None:
+        idle = connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        with self._lock:
+            if idle and not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def is_primary_key(self, violated: errors.Diagnostic) -> bool:
+        """Whether the constraint that an error names is a primary key (of the registers, or of a table)."""
+        if violated.schema_name == "kod":
+            return True
+        with self.connection() as connection:
+            found = connection.execute(
+                _IS_PRIMARY_KEY, (violated.schema_name, violated.table_name, violated.constraint_name)
+            )
+            return found.fetchone() is not None
+
+    @contextmanager
+    def transaction(self, isolation: str = "READ COMMITTED", *statements: Statement) -> Iterator[Transaction]:
+        """Begins with `statements`, in one round trip with the first that are run; commits at the end."""
+        with self.connection() as connection:
+            begin = Statement(f"BEGIN ISOLATION LEVEL {isolation}")
+            transaction = Transaction(connection, (begin, *statements), self.is_primary_key)
+            try:
+                yield transaction
+                transaction.commit()
+            except BaseException:
+                transaction.roll_back()
+                raise
+
+
+class Transaction:
+    """Statements of one transaction; those that are run together take one round trip."""
+
+    def __init__(
+        self, connection: Connection, first: Sequence[Statement], is_primary_key: Callable[[errors.Diagnostic], bool]
+    ) -> None:
+        self._connection = connection
+        self._is_primary_key = is_primary_key
+        self._queued = list(first)
+        self._begun = False
+        self._failed = False
+
+    def run(self, *statements: Statement) -> list[list[Row]]:
+        """The rows of each of `statements`; what was queued goes before them."""
+        queued, self._queued = self._queued, []
+        self._begun = True
+        failed, self._failed = self._failed, True
+        try:
+            rows = run(self._connection, [*queued, *statements])[len(queued) :]
+            self._failed = failed
+            return rows
+        except errors.UniqueViolation as error:
+            if self._is_primary_key(error.diag):
+                raise ConflictError("somebody else was faster: the key is taken already") from None
+            raise TakenError(translate(error).text) from None
+        except psycopg.Error as error:
+            raise translate(error) from None
+
+    def one(self, statement: Statement) -> Row:
+        return self.run(statement)[0][0]
+
+    def rows(self, statement: Statement) -> list[Row]:
+        return self.run(statement)[0]
+
+    def queue(self, *statements: Statement) -> None:
+        """To be run with what comes next, at the latest with the commit."""
+        self._queued.extend(statements)
+
+    def commit(self) -> None:
+        if self._begun or len(self._queued) > 1:
+            self.run(Statement("COMMIT"))
+
+    def roll_back(self) -> None:
+        if not self._begun or self._connection.closed:
+            return
+        if self._failed:
+            # psycopg takes statements that stood behind the error in the pipeline for prepared; the server skipped
+            # them. Whoever used this connection next would be told that they do not exist.
+            self._connection.close()
+            return
+        try:
+            self._connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self._connection.close()
+
+
+def run(connection: Connection, statements: Sequence[Statement]) -> list[list[Row]]:
+    """The rows of each statement; all of them in one round trip."""
+    if len(statements) == 1:
+        return [_rows(_execute(connection, statements[0]))]
+    with connection.pipeline():
+        cursors = [_execute(connection, statement) for statement in statements]
+    return [_rows(cursor) for cursor in cursors]
+
+
+def _execute(connection: Connection, statement: Statement) -> psycopg.Cursor[Row]:
+    cursor = connection.cursor(binary=statement.raw)
+    if statement.raw:  # a text's binary form is its bytes
+        cursor.adapters.register_loader("text", ByteaBinaryLoader)
+    cursor.execute(statement.sql, statement.parameters)
+    return cursor
+
+
+def _rows(cursor: psycopg.Cursor[Row]) -> list[Row]:
+    return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def streamed(connection: Connection, query: str) -> Iterator[Iterator[Row]]:
+    """The rows of a query that reads whole tables, a few thousand at a time, texts as bytes. In the caller's
+    transaction."""
+    connection.execute("SET LOCAL enable_seqscan = on")
+    with psycopg.RawServerCursor(connection, "kod_rows") as cursor:
+        cursor.adapters.register_loader("text", ByteaBinaryLoader)
+        cursor.itersize = 2000
+        cursor.execute(query, binary=True)
+        yield iter(cursor)
+
+
+def conninfo(url: URL) -> str:
+    """libpq's connection string for a SQLAlchemy URL."""
+    if url.get_driver_name() not in ("psycopg", "psycopg2"):
+        raise ConfigError(
+            f"the driver {url.get_driver_name()!r} is not supported", hint="postgresql+psycopg://user@host/name"
+        )
+    words: dict[str, Any] = {
+        "host": url.host,
+        "port": url.port,
+        "user": url.username,
+        "password": url.password,
+        "dbname": url.database,
+        "application_name": "kod",
+        "client_encoding": "UTF8",
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "connect_timeout": 10,
+        **{name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()},
+    }
+    try:
+        return psycopg.conninfo.make_conninfo(**{name: value for name, value in words.items() if value is not None})
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(f"the database's URL: {str(error).strip()}") from None
+
+
+def _options(settings: dict[str, str]) -> str:
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+
+def literal(text: str) -> str:
+    """A text as a constant in SQL."""
+    return sql.Literal(text).as_string()
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+_TRY_AGAIN = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
+_AWAY = ("08", "57", "53")  # connection, operator's intervention, resources
+_MEANINGS = {
+    "23502": "a value is missing where the column must not be null",
+    "23503": "a reference to an item that is not there, or from an item that still needs this one",
+    "23505": "a value that must be unique is taken by another item",
+    "23514": "a value that the table's check refuses",
+    "23P01": "a value that excludes another item's",
+    "22001": "a text that is longer than the column",
+    "22003": "a number that is too large for the column",
+    "22P02": "a value that the column's type cannot read",
+    "22007": "a moment that the column's type cannot read",
+    "22008": "a moment that the column's type cannot hold",
+    "22P05": "a character that the database's encoding does not have",
+}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """psycopg's errors in our words. Values of rows never get into the text: they are somebody's data."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error) from None
+
+
+def translate(error: psycopg.Error) -> KodError:
+    state = error.sqlstate or ""
+    diagnosis = error.diag
+    if isinstance(error, _TRY_AGAIN):
+        return ConflictError(f"the database asks to try again: {_title(error)}")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (not state or state[:2] in _AWAY):
+        return UnavailableError(f"the database cannot be reached: {_first_line(error)}")
+    if state[:2] in _AWAY:
+        return UnavailableError(f"the database is not available: {_title(error)}")
+    if state[:2] in ("22", "23"):
+        where = ".".join(filter(None, (diagnosis.table_name, diagnosis.column_name))) or "the database"
+        constraint = f" (constraint {diagnosis.constraint_name})" if diagnosis.constraint_name else ""
+        kind = UnreadableError if state[:2] == "22" and not diagnosis.column_name else MessageError
+        return kind(f"{where}{constraint}: {_MEANINGS.get(state, _title(error))}")
+    if state == "42501":
+        return ConfigError(f"the role lacks a right: {_first_line(error)}", hint="grant it to the role in nodes.yaml")
+    if state in ("3F000", "42P01") and "kod." in str(error):
+        return ConfigError("KOD's registers are not in this database", hint="kod install")
+    if state[:2] == "42":  # names of tables and columns, no values
+        return MessageError(f"the database refuses a statement: {_first_line(error)}", hint="kod check")
+    return MessageError(f"the database refuses a statement: {_title(error)} ({state})", hint="kod check")
+
+
+def _title(error: psycopg.Error) -> str:
+    return type(error).__name__
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else _title(error)

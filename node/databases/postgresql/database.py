@@ -1,0 +1,329 @@
+"""node.databases.Database over PostgreSQL: what install, check, status and the other commands need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import orjson
+
+from dispatcher.ports import Content, Figures
+from node.databases import Installed, Story
+from node.databases.postgresql import capture, figures, reflection, stamping
+from node.databases.postgresql.checking import check
+from node.databases.postgresql.connecting import Connection, Connections, Statement, Transaction, streamed, translated
+from node.databases.postgresql.daemon import DaemonLock
+from node.databases.postgresql.reading import compile_all, record_set
+from node.databases.postgresql.reflection import quoted_table
+from node.databases.postgresql.registers import TABLES, TYPE_IDS, VERSION, TypeIds, folding
+from node.databases.postgresql.sequences import find_sequences, set_identity
+from node.databases.postgresql.store import PostgresqlStore
+from schemas.errors import ConfigError, ConflictError
+from schemas.network import NodeSettings
+from schemas.stamp import Stamp, digits
+from schemas.structure import Mismatch, Structure
+from schemas.tables import Table
+from serializers.keys import Item
+
+_INSTALL_WAITS = "10s"
+"""Triggers can only be made between the transactions of the application that write."""
+
+# Everything that is on its way with a stamp up to $1: marked, and some neighbour is behind it; or pending. It counts
+# as sent (-1), yet no neighbour is known to have it, so that what refers to it draws it along.
+_SKIP = """
+WITH behind AS (SELECT coalesce(min(position), 0) AS position FROM kod.outgoing),
+skipped AS (
+  UPDATE kod.register r SET mark = -1 FROM behind b
+  WHERE r.stamp <= $1::bigint AND r.mark > 0 AND r.mark > b.position RETURNING r.type, r.key
+), answered AS (
+  DELETE FROM kod.pending p USING kod.register r
+  WHERE r.type = p.type AND r.key = p.key AND r.stamp <= $1::bigint RETURNING p.type, p.key
+)
+SELECT count(*) FROM (SELECT type, key FROM skipped UNION SELECT type, key FROM answered) i"""
+
+_MARK_AGAIN = """
+WITH again AS (
+  UPDATE kod.register SET source = NULL, known = NULL, mark = -1 WHERE stamp > $1::bigint RETURNING type, key, stamp
+), ahead AS (
+  DELETE FROM kod.ahead a USING kod.register r WHERE r.type = a.type AND r.key = a.key AND r.stamp > $1::bigint
+), presence AS (
+  DELETE FROM kod.presence p USING kod.register r WHERE r.type = p.type AND r.key = p.key AND r.stamp > $1::bigint
+), logged AS (
+  INSERT INTO kod.log (type, key, at, gone, local) SELECT type, key, stamp, false, false FROM again
+)
+SELECT count(*) FROM again"""
+
+_STORY = """
+SELECT r.stamp, r.origin, r.seen::text, r.mark, r.source, r.gone,
+  EXISTS (SELECT FROM kod.log g WHERE g.type = i.type AND g.key = i.key),
+  ARRAY(SELECT node FROM kod.presence p WHERE p.type = i.type AND p.key = i.key ORDER BY node),
+  ARRAY(SELECT node FROM kod.pending p WHERE p.type = i.type AND p.key = i.key ORDER BY node),
+  ARRAY(SELECT node FROM kod.ahead p WHERE p.type = i.type AND p.key = i.key ORDER BY node)
+FROM (SELECT $1::smallint AS type, $2::text COLLATE "C" AS key) i
+LEFT JOIN kod.register r ON r.type = i.type AND r.key = i.key"""
+
+_COLLISIONS = """
+SELECT c.id, t.name, c.key, c.policy, c.sender, c.at, c.winner_stamp, c.winner_origin, c.winner_text,
+       c.loser_stamp, c.loser_origin, c.loser_text
+FROM kod.collisions c JOIN kod.types t ON t.id = c.type ORDER BY c.id"""
+
+
+class PostgresqlDatabase:
+    dialect = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        self._connections = Connections(url)
+        self._daemon_lock = DaemonLock(self._connections)
+
+    # --- what is there
+
+    def table_names(self) -> Sequence[str]:
+        with self._connections.connection() as connection:
+            return reflection.table_names(connection)
+
+    def reflect(self, names: Iterable[str]) -> Mapping[str, Table]:
+        with self._connections.connection() as connection:
+            return reflection.reflect(connection, names)
+
+    def check(self, structure: Structure) -> Sequence[Mismatch]:
+        with self._connections.connection() as connection:
+            return check(connection, structure)
+
+    # --- install
+
+    def install(self, settings: NodeSettings, structure: Structure, *, stamps_only: bool = False) -> Installed:
+        connection = self._connections.open(lock_timeout=_INSTALL_WAITS)
+        try:
+            with translated(), connection.transaction():
+                return Installed(tuple(_install(connection, settings, structure, stamps_only=stamps_only)))
+        finally:
+            connection.close()
+
+    def stamp_existing(self, structure: Structure, progress: Callable[[str, int, int], None], portion: int) -> int:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            return stamping.stamp_existing(connection, structure, progress, portion)
+
+    def uninstall(self) -> None:
+        self._connections.close_idle()
+        connection = self._connections.open(lock_timeout=_INSTALL_WAITS, client_min_messages="warning")
+        try:
+            with translated():
+                connection.execute("DROP SCHEMA IF EXISTS kod CASCADE")
+        finally:
+            connection.close()
+
+    # --- the daemon's
+
+    def store(self, settings: NodeSettings, structure: Structure) -> PostgresqlStore:
+        return PostgresqlStore(self._connections, settings, structure, self._daemon_lock)
+
+    def daemon_lock(self, code: str) -> AbstractContextManager[None]:
+        return self._daemon_lock.held(code)
+
+    # --- the commands'
+
+    def figures(self) -> Figures:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            return figures.figures(connection)
+
+    def set_streams(self, *, send: int | None, receive: int | None, reset: bool = False) -> None:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            connection.execute(
+                "UPDATE kod.node SET"
+                " send_streams_max = coalesce($1::int, CASE WHEN NOT $3::boolean THEN send_streams_max END),"
+                " receive_streams_max = coalesce($2::int, CASE WHEN NOT $3::boolean THEN receive_streams_max END)",
+                (_text(send), _text(receive), str(reset).lower()),
+            )
+
+    def boundary(self) -> Stamp | None:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            return _boundary(connection)
+
+    def set_boundary(self, stamp: Stamp, *, skip: bool) -> int:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            boundary = _boundary(connection)
+            structure_free = Structure({})
+            ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
+        forward = boundary is None or stamp > boundary
+        if forward and not skip:
+            raise ConfigError(
+                f"the boundary is at {digits(boundary) if boundary is not None else 'the beginning'}:"
+                " going forward leaves what lies between unsent",
+                hint="--skip, if that is meant",
+            )
+        return self._again(lambda t: _move_boundary(t, stamp, structure_free, ids, forward=forward))
+
+    def _again(self, act: Callable[[Transaction], int]) -> int:
+        """A daemon may fold at the same time: one of the two then tries again."""
+        for _ in range(20):
+            try:
+                with self._connections.transaction("REPEATABLE READ") as transaction:
+                    return act(transaction)
+            except ConflictError:
+                continue
+        raise ConflictError("the database is busy: the daemon's work got in between every time")
+
+    def collisions(self) -> Sequence[Mapping[str, Any]]:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            rows = connection.execute(_COLLISIONS).fetchall()
+        version = ("stamp", "origin", "text")
+        return [
+            {
+                **dict(zip(("id", "type", "key", "policy", "sender", "at"), row[:6], strict=True)),
+                "winner": dict(zip(version, row[6:9], strict=True)),
+                "loser": dict(zip(version, row[9:], strict=True)),
+            }
+            for row in rows
+        ]
+
+    def story(self, item: Item) -> Story:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            known = connection.execute("SELECT id FROM kod.types WHERE name = $1", (item.type,)).fetchone()
+            if known is None:
+                raise ConfigError(f"{item.type} is not known to the registers", hint="kod install")
+            row = connection.execute(_STORY, (str(known[0]), item.key)).fetchone()
+        assert row is not None
+        stamp, origin, seen, mark, source, gone, logged, holders, pending, ahead = row
+        return Story(
+            exists=stamp is not None and not gone,
+            stamp=None if stamp is None else Stamp(stamp),
+            origin=origin,
+            seen=orjson.loads(seen) if seen else None,
+            mark=mark or 0,
+            source=source,
+            gone=bool(gone),
+            waiting_in_log=logged,
+            holders=tuple(holders),
+            pending_for=tuple(pending),
+            ahead_of=tuple(ahead),
+        )
+
+    def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
+        item_type = structure[type_name]
+        if item_type.table is None:
+            return
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
+            sql = compile_all(item_type, ids.id(type_name), kept=True)
+            with connection.transaction(), streamed(connection, sql) as rows:
+                for key, text in rows:
+                    item = Item(type_name, key.decode())
+                    yield Content(item, text if item_type.is_object else record_set(item_type, item.key, text))
+
+    def stamp_again(self, items: Sequence[Item]) -> None:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
+            connection.execute(*stamping.again(ids, items))
+
+    def close(self) -> None:
+        self._connections.close()
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else str(number)
+
+
+def _must_be_installed(connection: Connection) -> None:
+    if not capture.are_there(connection):
+        raise ConfigError("KOD's registers are not in this database", hint="kod install")
+
+
+def _boundary(connection: Connection) -> Stamp | None:
+    row = connection.execute("SELECT boundary FROM kod.node").fetchone()
+    return Stamp(row[0]) if row and row[0] is not None else None
+
+
+def _move_boundary(transaction: Transaction, stamp: Stamp, structure: Structure, ids: TypeIds, *, forward: bool) -> int:
+    if forward:
+        folding(transaction, structure, ids)  # what is in the log has no mark yet
+    (count,) = transaction.one(Statement(_SKIP if forward else _MARK_AGAIN, (str(stamp),)))
+    transaction.queue(Statement("UPDATE kod.node SET boundary = $1::bigint", (str(stamp),)))
+    return int(count)
+
+
+def _install(
+    connection: Connection, settings: NodeSettings, structure: Structure, *, stamps_only: bool
+) -> Iterable[str]:
+    done = []
+    if not capture.are_there(connection):
+        connection.execute(TABLES)
+        done.append("registers created")
+    done += _name_node(connection, settings)
+    fresh = _register_types(connection, structure)
+    if capture.install(connection, structure):
+        done.append("capture triggers created")
+    done += _note_empty(connection, structure, fresh)
+    return done if stamps_only else [*done, *_identity(connection, settings, structure)]
+
+
+def _name_node(connection: Connection, settings: NodeSettings) -> list[str]:
+    row = connection.execute("SELECT code FROM kod.node").fetchone()
+    if row is None:
+        made = connection.execute(
+            "INSERT INTO kod.node (version, code, incarnation, origin)"
+            " SELECT $1::int, $2::text, i, $2::text || '.' || i"
+            " FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS i) n RETURNING origin",
+            (str(VERSION), settings.code),
+        ).fetchone()
+        return [f"node {settings.code} begins as {made[0] if made else ''}"]
+    if row[0] != settings.code:
+        raise ConfigError(
+            f"the database is installed for node {row[0]!r}, not for {settings.code!r}",
+            hint="is `database` in nodes.yaml the right one? else `kod uninstall` first",
+        )
+    return []
+
+
+def _register_types(connection: Connection, structure: Structure) -> list[str]:
+    """Gives every type a number; the names of those that are new."""
+    known = {name: number for number, name in connection.execute(TYPE_IDS.sql).fetchall()}
+    fresh = []
+    for name, item_type in structure.types.items():
+        key_types = orjson.dumps([f.prop.target or f.prop.xml for f in item_type.key]).decode()
+        if name in known:
+            connection.execute("UPDATE kod.types SET key_types = $2::json WHERE name = $1", (name, key_types))
+        else:
+            fresh.append(name)
+            connection.execute(
+                "INSERT INTO kod.types (id, name, key_types)"
+                " SELECT coalesce(max(id), 0) + 1, $1, $2::json FROM kod.types",
+                (name, key_types),
+            )
+    return fresh
+
+
+def _note_empty(connection: Connection, structure: Structure, fresh: Sequence[str]) -> list[str]:
+    """Types whose rows all have stamps from the first on: their tables are empty now that triggers watch them."""
+    done = []
+    for name in fresh:
+        table = structure[name].table
+        empty = table is None
+        if table is not None:
+            row = connection.execute(f"SELECT NOT EXISTS (SELECT FROM {quoted_table(table)})").fetchone()
+            empty = bool(row and row[0])
+        if empty:
+            connection.execute("UPDATE kod.types SET stamped = true WHERE name = $1", (name,))
+        done.append(f"{name} takes part" + ("" if empty else "; its rows have no stamps yet: --stamp-existing"))
+    return done
+
+
+def _identity(connection: Connection, settings: NodeSettings, structure: Structure) -> list[str]:
+    if settings.identity is None:
+        return []
+    step, offset = settings.identity
+    tables = reflection.reflect(connection, capture.tables_of(structure))
+    done = (
+        set_identity(connection, table, column, sequence, step, offset)
+        for (table, column), sequence in find_sequences(connection, tables).items()
+    )
+    return [text for text in done if text]

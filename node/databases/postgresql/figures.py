@@ -1,0 +1,79 @@
+"""What `kod status` asks of the registers."""
+
+from __future__ import annotations
+
+from dispatcher.ports import Figures
+from node.databases.postgresql.connecting import Connection
+from schemas.stamp import Stamp, digits
+
+_NODE = """
+SELECT boundary, missed, send_streams_max, receive_streams_max, (SELECT count(*) FROM kod.collisions),
+  (SELECT count(*) FROM kod.parked) FROM kod.node"""
+
+_WAITING = """
+SELECT count(*), min(stamp) FROM (
+  SELECT type, key, min(stamp) AS stamp FROM (
+    SELECT type, key, at AS stamp FROM kod.log
+    UNION ALL
+    SELECT r.type, r.key, r.stamp FROM kod.register r
+    WHERE r.mark > 0 AND r.mark > (SELECT min(position) FROM kod.outgoing)
+      AND EXISTS (SELECT FROM kod.outgoing o WHERE o.position < r.mark AND o.node IS DISTINCT FROM r.source)
+    UNION ALL
+    SELECT r.type, r.key, r.stamp FROM kod.pending p JOIN kod.register r ON r.type = p.type AND r.key = p.key
+  ) every GROUP BY type, key
+) item"""
+
+_LINKS = """
+SELECT o.node, o.messages, o.items, coalesce(i.messages, 0), coalesce(i.items, 0), coalesce(i.rejected, 0),
+  i.end_to_end_ms, o.position, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node), i.fault
+FROM kod.outgoing o LEFT JOIN kod.incoming i ON i.node = o.node ORDER BY o.node"""
+
+# Addressees of one session bear the same stamp: they are added up.
+_LAST_SESSION = """
+SELECT CAST(last_session_facts ->> 'stamp' AS bigint), sum(CAST(last_session_facts ->> 'messages' AS bigint))::bigint,
+  sum(CAST(last_session_facts ->> 'items' AS bigint))::bigint,
+  max(CAST(last_session_facts ->> 'took_ms' AS bigint))::bigint
+FROM kod.outgoing WHERE last_session_facts IS NOT NULL GROUP BY 1 ORDER BY 1 DESC LIMIT 1"""
+
+_LINK_FIGURES = (
+    "sent_messages",
+    "sent_items",
+    "received_messages",
+    "received_items",
+    "rejected_items",
+    "end_to_end_ms",
+    "position",
+    "pending",
+    "fault",
+)
+
+
+def figures(connection: Connection) -> Figures:
+    boundary, missed, send, receive, collisions, parked = connection.execute(_NODE).fetchone() or (
+        None,
+        0,
+        None,
+        None,
+        0,
+        0,
+    )
+    waiting, oldest = connection.execute(_WAITING).fetchone() or (0, None)
+    last = connection.execute(_LAST_SESSION).fetchone()
+    facts = None
+    if last:
+        facts = {"stamp": digits(Stamp(last[0])), "messages": last[1], "items": last[2], "took_ms": last[3]}
+    return Figures(
+        boundary=Stamp(boundary) if boundary is not None else None,
+        items_waiting=waiting,
+        oldest_waiting=Stamp(oldest) if oldest is not None else None,
+        missed=missed,
+        last_session=facts,
+        links={
+            node: dict(zip(_LINK_FIGURES, values, strict=True))
+            for node, *values in connection.execute(_LINKS).fetchall()
+        },
+        parked=parked,
+        collisions=collisions,
+        send_streams_max=send,
+        receive_streams_max=receive,
+    )

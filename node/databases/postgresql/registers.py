@@ -1,0 +1,321 @@
+"""KOD's own tables, in a schema of their own, and the statements that everybody needs of them.
+
+    log        what triggers append, until a fold takes it in
+    register   one row per item: its version, its mark, where it came from
+    types      the types' numbers; node: this node; outgoing, incoming, received: the links
+    presence   holders of items that do not go everywhere; ahead, pending: what went, or goes, out of turn
+    collisions the journal; parked: messages that could not be applied yet; triggers: what `kod install` made
+
+The view `stamps` is for others: type, key, stamp, deleted (with what is not folded yet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from dispatcher.ports import Change
+from node.databases.postgresql.connecting import Row, Statement, Transaction
+from node.databases.postgresql.keys import key_columns, keys_parameter, typed_keys
+from node.databases.postgresql.reflection import quoted, quoted_table
+from schemas.stamp import Stamp
+from schemas.structure import Structure
+from serializers.keys import Item
+from serializers.message import Version
+
+VERSION = 1
+
+TABLES = """
+CREATE SCHEMA kod;
+CREATE TABLE kod.node (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  version integer NOT NULL,
+  code text NOT NULL,
+  incarnation bigint NOT NULL,
+  origin text NOT NULL,
+  boundary bigint,
+  top_mark bigint NOT NULL DEFAULT 0,
+  last_session bigint NOT NULL DEFAULT 0,
+  missed bigint NOT NULL DEFAULT 0,
+  send_streams_max integer,
+  receive_streams_max integer,
+  capture text NOT NULL DEFAULT ''
+);
+CREATE TABLE kod.types (
+  id smallint PRIMARY KEY,
+  name text NOT NULL UNIQUE,
+  top_mark bigint NOT NULL DEFAULT 0,
+  stamped boolean NOT NULL DEFAULT false,
+  key_types json NOT NULL
+);
+-- No index: applications append to it. A fold reads all of it and deletes what it took.
+CREATE TABLE kod.log (
+  type smallint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  at bigint NOT NULL,
+  gone boolean NOT NULL,
+  local boolean NOT NULL
+) WITH (autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 1000000,
+        autovacuum_vacuum_cost_delay = 0);
+CREATE TABLE kod.register (
+  type smallint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  stamp bigint NOT NULL,
+  origin text NOT NULL,
+  seen jsonb,
+  mark bigint NOT NULL,
+  known bigint,
+  source text,
+  gone boolean NOT NULL DEFAULT false,
+  kept text,
+  PRIMARY KEY (type, key)
+);
+CREATE INDEX register_kept ON kod.register (type) WHERE kept IS NOT NULL;
+CREATE INDEX register_mark ON kod.register (mark) WHERE mark > 0;
+CREATE TABLE kod.presence (
+  type smallint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  node text NOT NULL,
+  since bigint,
+  PRIMARY KEY (type, key, node)
+);
+CREATE INDEX presence_since ON kod.presence (node, since);
+CREATE TABLE kod.outgoing (
+  node text PRIMARY KEY,
+  position bigint NOT NULL DEFAULT 0,
+  last_session bigint,
+  messages bigint NOT NULL DEFAULT 0,
+  items bigint NOT NULL DEFAULT 0,
+  size_bytes bigint NOT NULL DEFAULT 0,
+  last_session_facts json
+) WITH (fillfactor = 50);
+CREATE TABLE kod.ahead (
+  node text NOT NULL,
+  type smallint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  mark bigint NOT NULL,
+  PRIMARY KEY (node, type, key)
+);
+CREATE INDEX ahead_mark ON kod.ahead (node, mark);
+CREATE TABLE kod.pending (
+  node text NOT NULL,
+  type smallint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  mark bigint NOT NULL,
+  n bigint GENERATED ALWAYS AS IDENTITY,
+  PRIMARY KEY (node, type, key)
+);
+CREATE TABLE kod.incoming (
+  node text PRIMARY KEY,
+  incarnation bigint,
+  session bigint,
+  completed bigint,
+  position bigint,
+  messages bigint NOT NULL DEFAULT 0,
+  items bigint NOT NULL DEFAULT 0,
+  rejected bigint NOT NULL DEFAULT 0,
+  size_bytes bigint NOT NULL DEFAULT 0,
+  end_to_end_ms bigint,
+  fault text
+) WITH (fillfactor = 50);
+CREATE TABLE kod.received (
+  node text NOT NULL,
+  session bigint NOT NULL,
+  number integer NOT NULL,
+  PRIMARY KEY (node, session, number)
+);
+CREATE TABLE kod.collisions (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  type smallint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  winner_stamp bigint NOT NULL,
+  winner_origin text NOT NULL,
+  winner_text text,
+  loser_stamp bigint NOT NULL,
+  loser_origin text NOT NULL,
+  loser_text text,
+  policy text NOT NULL,
+  sender text NOT NULL,
+  at bigint NOT NULL
+);
+CREATE TABLE kod.parked (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  node text NOT NULL,
+  name text NOT NULL,
+  payload bytea NOT NULL,
+  reason text NOT NULL,
+  since bigint NOT NULL,
+  attempts integer NOT NULL DEFAULT 1
+);
+CREATE TABLE kod.triggers (
+  relation text NOT NULL,
+  name text NOT NULL,
+  definition text NOT NULL,
+  source text NOT NULL,
+  PRIMARY KEY (relation, name)
+);
+CREATE VIEW kod.stamps AS
+WITH waiting AS (
+  SELECT type, key, max(at) AS at, bool_or(local) AS local,
+         (array_agg(gone ORDER BY at DESC, ctid DESC))[1] AS gone
+  FROM kod.log GROUP BY type, key
+), latest AS (
+  SELECT coalesce(w.type, r.type) AS type, coalesce(w.key, r.key) AS key,
+         CASE WHEN w.local THEN greatest(w.at, r.stamp + 1) ELSE coalesce(r.stamp, w.at) END AS stamp,
+         CASE WHEN w.local THEN w.gone ELSE coalesce(r.gone, w.gone) END AS gone
+  FROM kod.register r FULL JOIN waiting w ON w.type = r.type AND w.key = r.key
+)
+SELECT t.name AS type,
+       (SELECT '[' || string_agg('{' || to_json(k.name)::text || ':' || v.value::text || '}', ',' ORDER BY v.n) || ']'
+        FROM json_array_elements(l.key::json) WITH ORDINALITY v(value, n)
+        JOIN json_array_elements_text(t.key_types) WITH ORDINALITY k(name, n) ON k.n = v.n) AS key,
+       to_char(timestamp '1970-01-01' + l.stamp * interval '1 millisecond', 'YYYYMMDDHH24MISSMS') AS stamp,
+       l.gone AS deleted
+FROM latest l JOIN kod.types t ON t.id = l.type;
+COMMENT ON VIEW kod.stamps IS
+  'The newest stamp of every item: type, key (pairs type: value), stamp (YYYYMMDDHHmmssuuu, UTC), deleted';
+"""
+
+NOW_MS = "CAST(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000 AS bigint)"
+
+# Items as a parameter: two JSON arrays, of the types' numbers and of the keys.
+ITEMS = (
+    '(SELECT CAST(t AS smallint) AS type, k COLLATE "C" AS key, n FROM'
+    " ROWS FROM (json_array_elements_text($1::json), json_array_elements_text($2::json)) WITH ORDINALITY AS i(t, k, n))"
+)
+
+# Items as if the application had changed them now. `gone` makes the fold look whether they are there.
+TOUCH = f"""
+INSERT INTO kod.log (type, key, at, gone, local)
+SELECT i.type, i.key, {NOW_MS}, i.type = ANY(CAST($3 AS smallint[])), true FROM {ITEMS} i"""
+
+# A change as Change wants it; `r` is the register.
+CHANGE = "r.type, r.key, r.stamp, r.origin, r.seen::text, r.mark, r.source, r.gone"
+
+FOLD = """
+WITH taken AS (
+  DELETE FROM kod.log RETURNING type, key, at, gone, local
+), item AS (
+  SELECT type, key, max(at) AS at, bool_or(local) AS local, bool_or(gone) AS gone FROM taken GROUP BY type, key
+), node AS (
+  SELECT origin, top_mark, boundary, coalesce((SELECT min(position) FROM kod.outgoing), -1) AS served FROM kod.node
+), versioned AS MATERIALIZED (
+  SELECT i.type, i.key, i.local, i.local AND i.gone AS perhaps_gone,
+    CASE WHEN r.stamp IS NULL THEN i.at WHEN i.local THEN greatest(i.at, r.stamp + 1) ELSE r.stamp END AS stamp,
+    CASE WHEN r.stamp IS NULL OR i.local THEN n.origin ELSE r.origin END AS origin,
+    CASE WHEN NOT i.local OR r.seen IS NULL AND (r.origin IS NULL OR r.origin = n.origin) THEN r.seen
+         ELSE nullif((coalesce(r.seen, '{}') || jsonb_build_object(r.origin, r.stamp)) - n.origin, '{}')
+    END AS seen,
+    n.top_mark + row_number() OVER (ORDER BY i.at, i.type, i.key) AS mark,
+    CASE WHEN r.gone THEN NULL WHEN r.mark BETWEEN 0 AND n.served THEN r.mark ELSE r.known END AS known,
+    CASE WHEN i.local THEN NULL ELSE r.source END AS source,
+    CASE WHEN i.local THEN i.gone ELSE coalesce(r.gone, false) END AS gone,
+    CASE WHEN i.local AND i.gone THEN NULL ELSE r.kept END AS kept, n.boundary
+  FROM node n CROSS JOIN item i
+  -- LIMIT keeps the planner from reading the whole register when it takes the log for a large table
+  LEFT JOIN LATERAL (SELECT * FROM kod.register r WHERE r.type = i.type AND r.key = i.key LIMIT 1) r ON true
+), changed AS (
+  INSERT INTO kod.register (type, key, stamp, origin, seen, mark, known, source, gone, kept)
+  SELECT type, key, stamp, origin, seen, mark, known, source, gone, kept FROM versioned ORDER BY mark
+  ON CONFLICT (type, key) DO UPDATE SET stamp = excluded.stamp, origin = excluded.origin, seen = excluded.seen,
+    mark = excluded.mark, known = excluded.known, source = excluded.source, gone = excluded.gone, kept = excluded.kept
+), counted AS (
+  SELECT count(*) AS marks, count(*) FILTER (WHERE local) AS items,
+         count(*) FILTER (WHERE local AND stamp <= boundary) AS missed FROM versioned
+), tops AS (
+  UPDATE kod.types t SET top_mark = m.mark
+  FROM (SELECT type, max(mark) AS mark FROM versioned GROUP BY type) m WHERE t.id = m.type
+), moved AS (
+  UPDATE kod.node m SET top_mark = m.top_mark + c.marks, missed = m.missed + c.missed FROM counted c WHERE c.marks > 0
+)
+SELECT c.items, c.missed, (SELECT count(*) FROM taken), n.top_mark + c.marks,
+  (SELECT json_agg(json_build_array(type, key)) FROM versioned WHERE perhaps_gone)::text
+FROM counted c, node n"""
+
+
+class FoldResult(NamedTuple):
+    items: int
+    missed: int
+    log_rows: int
+    top: int
+
+
+class TypeIds:
+    """The types' numbers in the registers."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._names: dict[int, str] = dict(rows)
+        self._ids = {name: number for number, name in self._names.items()}
+
+    def id(self, name: str) -> int:
+        return self._ids[name]
+
+    def name(self, number: int) -> str:
+        return self._names[number]
+
+    def items(self, items: Sequence[Item]) -> tuple[str, str]:
+        """Items as the parameters of ITEMS."""
+        return (
+            orjson.dumps([str(self._ids[item.type]) for item in items]).decode(),
+            orjson.dumps([item.key for item in items]).decode(),
+        )
+
+    def item(self, number: int, key: str) -> Item:
+        return Item(self._names[number], key)
+
+    def change(self, row: Sequence[Any]) -> Change:
+        """A row of CHANGE."""
+        number, key, stamp, origin, seen, mark, source, gone = row
+        return Change(
+            Item(self._names[number], key),
+            Version(Stamp(stamp), origin),
+            orjson.loads(seen) if seen else None,
+            mark,
+            source,
+            gone,
+        )
+
+
+TYPE_IDS = Statement("SELECT id, name FROM kod.types")
+
+
+def touching(structure: Structure, ids: TypeIds, items: Sequence[Item]) -> Statement:
+    """A log row for each item, as if the application had changed it now."""
+    may_be_gone = [t for t in structure.types.values() if t.is_object and t.table is not None]
+    numbers = "{" + ",".join(str(ids.id(item_type.name)) for item_type in may_be_gone) + "}"
+    return Statement(TOUCH, (*ids.items(items), numbers))
+
+
+def folding(transaction: Transaction, structure: Structure, ids: TypeIds) -> FoldResult:
+    """Takes in the whole log. In a transaction of REPEATABLE READ, one at a time."""
+    items, missed, rows, top, perhaps_gone = transaction.one(Statement(FOLD))
+    if perhaps_gone:
+        transaction.run(*_still_there(structure, ids, orjson.loads(perhaps_gone)))
+    return FoldResult(items, missed, rows, top)
+
+
+def _still_there(structure: Structure, ids: TypeIds, items: Sequence[tuple[int, str]]) -> list[Statement]:
+    """Items whose row was deleted and that are there nevertheless: put in again, or another row has the key now."""
+    by_type: dict[int, list[str]] = {}
+    for number, key in items:
+        by_type.setdefault(number, []).append(key)
+    statements = []
+    for number, keys in by_type.items():
+        item_type = structure.types.get(ids.name(number))
+        if item_type is None or item_type.table is None:
+            continue
+        columns = [quoted(column.name) for column in key_columns(item_type)]
+        same = " AND ".join(f"t.{column} = k.k{i}" for i, column in enumerate(columns))
+        statements.append(
+            Statement(
+                f"UPDATE kod.register r SET gone = false FROM {typed_keys(item_type, '$1')} k"
+                " JOIN json_array_elements_text($2::json) WITH ORDINALITY AS i(key, n) ON i.n = k.n"
+                f" WHERE r.type = {number} AND r.key = i.key"
+                f" AND EXISTS (SELECT FROM {quoted_table(item_type.table)} t WHERE {same})",
+                (keys_parameter(item_type, keys), orjson.dumps(keys).decode()),
+            )
+        )
+    return statements

@@ -1,0 +1,299 @@
+"""The sender's transaction: a fold, and then everything in one snapshot (dispatcher.ports.SendingView)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import orjson
+
+from dispatcher.ports import Change, Content, Folded, Tie
+from node.databases.postgresql.connecting import Statement, Transaction
+from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
+from node.databases.postgresql.reading import Reader, matches
+from node.databases.postgresql.reflection import quoted, quoted_table
+from node.databases.postgresql.registers import CHANGE, ITEMS, TypeIds, folding
+from schemas.stamp import Stamp
+from schemas.structure import ItemType, Reference, Structure
+from schemas.tables import Table
+from serializers.keys import Item
+
+_PENDING = f"""
+SELECT {CHANGE} FROM kod.pending p JOIN kod.register r ON r.type = p.type AND r.key = p.key
+WHERE p.node = $1 ORDER BY p.n LIMIT $2::bigint"""
+
+_AHEAD = f"""
+SELECT i.n FROM {ITEMS} i JOIN json_array_elements_text($3::json) WITH ORDINALITY m(mark, n) ON m.n = i.n
+WHERE EXISTS (SELECT FROM kod.ahead a
+              WHERE a.node = $4 AND a.type = i.type AND a.key = i.key AND a.mark = CAST(m.mark AS bigint))"""
+
+_HOLDERS = f"""
+SELECT i.n, p.node FROM {ITEMS} i CROSS JOIN LATERAL
+  (SELECT node FROM kod.presence p WHERE p.type = i.type AND p.key = i.key OFFSET 0) p"""
+
+# Each holder with the session in which it gets the item: one that was never recorded proves nothing (the item may not
+# have left), and the holder stays one all the same.
+_RECORDED = "coalesce((SELECT last_session FROM kod.outgoing WHERE node = {node}), 0)"
+_DOUBT = f"UPDATE kod.presence SET since = NULL WHERE node = $1 AND since > {_RECORDED.format(node='$1')}"
+_HOLD = f"""
+INSERT INTO kod.presence AS p (type, key, node, since)
+SELECT DISTINCT i.type, i.key, $3, coalesce($4::bigint, n.last_session + 1) FROM {ITEMS} i, kod.node n
+ON CONFLICT (type, key, node) DO UPDATE SET since = excluded.since
+WHERE p.since IS NULL OR p.since > {_RECORDED.format(node="$3")}"""
+
+_REGISTER = f"""
+SELECT {CHANGE} FROM {ITEMS} i CROSS JOIN LATERAL
+  (SELECT * FROM kod.register r WHERE r.type = i.type AND r.key = i.key LIMIT 1) r"""
+
+_OPEN_SESSION = """
+UPDATE kod.node SET last_session = greatest($1::bigint, last_session + 1) + $2::bigint - 1 RETURNING last_session"""
+
+_REVIEWED = "UPDATE kod.node SET boundary = $1::bigint WHERE boundary IS NULL OR boundary < $1::bigint"
+
+_TYPES = "SELECT id, top_mark, stamped FROM kod.types"
+
+# References to rows that were never stamped: they get the version (0, this origin) and a mark.
+_NEVER_STAMPED = f"""
+WITH put AS (
+  INSERT INTO kod.register (type, key, stamp, origin, mark)
+  SELECT i.type, i.key, 0, n.origin, n.top_mark + i.n FROM {ITEMS} i, kod.node n
+  RETURNING type, mark
+), tops AS (
+  UPDATE kod.types t SET top_mark = p.mark FROM (SELECT type, max(mark) AS mark FROM put GROUP BY type) p
+  WHERE t.id = p.type
+)
+UPDATE kod.node SET top_mark = (SELECT max(mark) FROM put)"""
+
+
+class PostgresqlSendingView:
+    def __init__(
+        self,
+        transaction: Transaction,
+        structure: Structure,
+        tables: Mapping[str, Table],
+        ids: TypeIds,
+        reader: Reader,
+    ) -> None:
+        self._transaction = transaction
+        self._types = structure.types
+        self._structure = structure
+        self._tables = tables
+        self._ids = ids
+        self._reader = reader
+        self._top: int | None = None
+        self._opened: Stamp | None = None
+        self._held: dict[str, list[Item]] = {}
+        self._tops_known: dict[str, tuple[int, bool]] | None = None
+        self.folded_rows = 0
+
+    def fold(self) -> Folded:
+        folded = folding(self._transaction, self._structure, self._ids)
+        self._top = folded.top
+        self.folded_rows += folded.log_rows
+        return Folded(folded.items, folded.missed)
+
+    def portion(self, after: int, items_max: int) -> Sequence[Change]:
+        # The limit is written out, not bound: a plan made for any limit would not trust the index.
+        later = "mark > $1::bigint AND mark > 0"
+        sql = f"SELECT {CHANGE} FROM kod.register r WHERE {later} ORDER BY mark LIMIT {items_max:d}"
+        return self._changes(Statement(sql, (str(after),)))
+
+    def top(self) -> int:
+        if self._top is None:
+            (self._top,) = self._transaction.one(Statement("SELECT top_mark FROM kod.node"))
+        return self._top or 0
+
+    def pending(self, node: str, items_max: int) -> Sequence[Change]:
+        return self._changes(Statement(_PENDING, (node, str(items_max))))
+
+    def ahead(self, node: str, items: Sequence[Change]) -> frozenset[Item]:
+        if not items:
+            return frozenset()
+        types, keys = self._ids.items([change.item for change in items])
+        marks = orjson.dumps([change.mark for change in items]).decode()
+        rows = self._transaction.rows(Statement(_AHEAD, (types, keys, marks, node)))
+        return frozenset(items[number - 1].item for (number,) in rows)
+
+    def owners(self, items: Sequence[Item]) -> Mapping[Item, Item | None]:
+        dependent = [item for item in items if self._types[item.type].owner_reference and self._types[item.type].table]
+        found: dict[Item, Item | None] = {}
+        for name, its in _by_type(dependent).items():
+            item_type = self._types[name]
+            reference = item_type.owner_reference
+            assert reference is not None
+            rows = self._transaction.rows(self._owner(item_type, reference, its))
+            found.update({its[number - 1]: Item(reference.target, key) if key else None for number, key in rows})
+        return found
+
+    def _owner(self, item_type: ItemType, reference: Reference, items: Sequence[Item]) -> Statement:
+        target = self._types[reference.target]
+        columns = [f"t.{quoted(column)}" for column in reference.columns]
+        join = " AND ".join(
+            f"o.{quoted(there)} = {here}" for here, there in zip(columns, reference.target_columns, strict=True)
+        )
+        key = key_text(target.key, [f"o.{quoted(column.name)}" for column in key_columns(target)])
+        sql = (
+            f"SELECT k.n::int, (SELECT {key} FROM {_table(target)} o WHERE {join} LIMIT 1)"
+            f" FROM {typed_keys(item_type, '$1')} k CROSS JOIN LATERAL"
+            f" (SELECT * FROM {_table(item_type)} t WHERE {matches(item_type, 't', 'k', ())} LIMIT 1) t"
+        )
+        return Statement(sql, (keys_parameter(item_type, [item.key for item in items]),))
+
+    def access(self, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
+        found: dict[Item, set[str]] = {}
+        limited = [item for item in items if self._types[item.type].access]
+        for name, its in _by_type(limited).items():
+            item_type = self._types[name]
+            same = matches(item_type, "a", "k", ())
+            sql = (
+                f"SELECT k.n::int, a.node::text FROM {typed_keys(item_type, '$1')} k"
+                f" JOIN {quoted_table(item_type.access or '')} a ON {same} WHERE a.node IS NOT NULL"
+            )
+            for item in its:
+                found[item] = set()
+            parameter = keys_parameter(item_type, [item.key for item in its])
+            for number, node in self._transaction.rows(Statement(sql, (parameter,))):
+                found[its[number - 1]].add(node.strip())
+        return {item: frozenset(nodes) for item, nodes in found.items()}
+
+    def holders(self, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
+        found: dict[Item, set[str]] = {item: set() for item in items}
+        for number, node in self._transaction.rows(Statement(_HOLDERS, self._ids.items(items))) if items else ():
+            found[items[number - 1]].add(node)
+        return {item: frozenset(nodes) for item, nodes in found.items()}
+
+    def hold(self, holders: Mapping[str, Sequence[Item]]) -> None:
+        for node, items in holders.items():
+            self._held.setdefault(node, []).extend(items)
+
+    def finish(self) -> None:
+        """Notes the holders, as the last thing before the commit: the session is known by then."""
+        opened = None if self._opened is None else str(self._opened)
+        for node, items in self._held.items():
+            if items:
+                self._transaction.queue(Statement(_DOUBT, (node,)))
+                self._transaction.queue(Statement(_HOLD, (*self._ids.items(items), node, opened)))
+
+    def register(self, items: Sequence[Item]) -> Mapping[Item, Change]:
+        if not items:
+            return {}
+        return {change.item: change for change in self._changes(Statement(_REGISTER, self._ids.items(items)))}
+
+    def contents(self, items: Sequence[Item]) -> Iterator[Content]:
+        for item, text in self._reader.contents(self._transaction, items):
+            yield Content(item, text)
+
+    def open_session(self, now: Stamp, sessions: int = 1) -> Stamp:
+        (last,) = self._transaction.one(Statement(_OPEN_SESSION, (str(now), str(sessions))))
+        first = Stamp(last - sessions + 1)
+        self._opened = self._opened or first
+        return first
+
+    def reviewed(self, boundary: Stamp) -> None:
+        self._transaction.queue(Statement(_REVIEWED, (str(boundary),)))
+
+    def _changes(self, statement: Statement) -> list[Change]:
+        return [self._ids.change(row) for row in self._transaction.rows(statement)]
+
+    # --- ties -----------------------------------------------------------------------------------------------------
+
+    def ties(self, items: Sequence[Item], *, after: int, node: str, limited: frozenset[str]) -> Sequence[Tie]:
+        its_by_type = _by_type([item for item in items if self._types[item.type].table])
+        asked = [
+            (its, reference, statement)
+            for name, its in its_by_type.items()
+            for reference, statement in self._tie_statements(self._types[name], its, after, node, limited)
+        ]
+        if not asked:
+            return []
+        results = self._transaction.run(*(statement for _, _, statement in asked))
+        found: dict[tuple[Item, Item], Change | None] = {}
+        for (its, reference, _), rows in zip(asked, results, strict=True):
+            for number, key, *change in rows:
+                target = Item(reference.target, key)
+                if target != its[number - 1]:
+                    found[its[number - 1], target] = None if change[0] is None else self._ids.change(change)
+        fresh = self._stamp_first(list({target for (_, target), change in found.items() if change is None}))
+        return [Tie(item, change or fresh[target]) for (item, target), change in found.items()]
+
+    def _tie_statements(
+        self, item_type: ItemType, items: Sequence[Item], after: int, node: str, limited: frozenset[str]
+    ) -> Iterator[tuple[Reference, Statement]]:
+        tops = self._tops()
+        for reference in item_type.references:
+            target = self._types.get(reference.target)
+            if target is None or target.table is None or not (reference.required or reference.enforced):
+                continue
+            top_mark, stamped = tops[reference.target]
+            if reference.target in limited:
+                known = _HELD
+            elif stamped and top_mark <= after:
+                continue  # every item of the target's type has been served
+            else:
+                known = _SERVED
+            sql = self._tie(item_type, reference, target, known)
+            yield (
+                reference,
+                Statement(sql, (keys_parameter(item_type, [item.key for item in items]), str(after), node)),
+            )
+
+    def _tops(self) -> dict[str, tuple[int, bool]]:
+        if self._tops_known is None:
+            rows = self._transaction.rows(Statement(_TYPES))
+            self._tops_known = {self._ids.name(number): (top, stamped) for number, top, stamped in rows}
+        return self._tops_known
+
+    def _tie(self, item_type: ItemType, reference: Reference, target: ItemType, known: str) -> str:
+        """References of one kind, from items to targets that are there and that the node is not known to have."""
+        root = f"(SELECT * FROM {_table(item_type)} t WHERE {matches(item_type, 't', 'k', ())} OFFSET 0) t"
+        source = "t"
+        if reference.section is not None:
+            section = next(s for s in item_type.sections if s.name == reference.section)
+            link = " AND ".join(f"s.{quoted(column)} = t.{quoted(root)}" for column, root in section.link)
+            root += f" CROSS JOIN LATERAL (SELECT * FROM {quoted_table(section.table)} s WHERE {link} OFFSET 0) s"
+            source = "s"
+        columns = [f"{source}.{quoted(column)}" for column in reference.columns]
+        there = " AND ".join(f"o.{quoted(column)} = d.c{i}" for i, column in enumerate(reference.target_columns))
+        key = key_text(target.key, [f"o.{quoted(column.name)}" for column in key_columns(target)])
+        number = self._ids.id(target.name)
+        return (
+            f"SELECT d.n::int, o.key, {CHANGE} FROM"
+            f" (SELECT DISTINCT k.n, {', '.join(f'{column} AS c{i}' for i, column in enumerate(columns))}"
+            f"  FROM {typed_keys(item_type, '$1')} k CROSS JOIN LATERAL {root}"
+            f"  WHERE {' AND '.join(f'{column} IS NOT NULL' for column in columns)}) d"
+            f" CROSS JOIN LATERAL (SELECT {key} AS key FROM {_table(target)} o WHERE {there} LIMIT 1) o"
+            f" LEFT JOIN LATERAL (SELECT * FROM kod.register r WHERE r.type = {number} AND r.key = o.key LIMIT 1) r"
+            f" ON true WHERE NOT coalesce({known.format(number=number)}, false)"
+        )
+
+    def _stamp_first(self, targets: Sequence[Item]) -> Mapping[Item, Change]:
+        if not targets:
+            return {}
+        self._transaction.run(Statement(_NEVER_STAMPED, self._ids.items(targets)))
+        self._top = None
+        self._tops_known = None
+        return self.register(targets)
+
+
+# What a node served up to $2 is known to have: served in its turn in this version or an earlier one, received from it,
+# or sent before its turn; where a type does not go to everybody: what it is noted as a holder of.
+_SERVED = (
+    "(r.mark BETWEEN 0 AND $2::bigint OR r.known BETWEEN 0 AND $2::bigint OR r.source = $3 OR EXISTS"
+    " (SELECT FROM kod.ahead a WHERE a.node = $3 AND a.type = {number} AND a.key = o.key))"
+)
+_HELD = (
+    "($2::bigint IS NOT NULL AND EXISTS (SELECT FROM kod.presence p"
+    " WHERE p.node = $3 AND p.type = {number} AND p.key = o.key AND p.since <="
+    " coalesce((SELECT last_session FROM kod.outgoing WHERE node = $3), 0)))"
+)
+
+
+def _by_type(items: Sequence[Item]) -> dict[str, list[Item]]:
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        found.setdefault(item.type, []).append(item)
+    return found
+
+
+def _table(item_type: ItemType) -> str:
+    assert item_type.table is not None
+    return quoted_table(item_type.table)

@@ -1,0 +1,83 @@
+"""Whether the values of a message have the JSON kinds of their lexical forms, checked before the database reads them:
+it would take the number 5 for the text "5". And, once it has refused one, which property that was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from schemas.errors import MessageError
+from schemas.structure import Field, ItemType
+
+_NONE = type(None)
+_TEXT = frozenset((str, _NONE))
+_KINDS: dict[str, frozenset[type]] = {
+    "integer": frozenset((int, str, _NONE)),
+    "decimal": frozenset((str, int, float, _NONE)),
+    "float": frozenset((int, float, str, _NONE)),
+    "double": frozenset((int, float, str, _NONE)),
+    "boolean": frozenset((bool, _NONE)),
+}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|NaN|-?INF|-?Infinity")
+_PATTERNS = {
+    "integer": re.compile(r"[+-]?\d+"),
+    "decimal": _NUMBER,
+    "float": _NUMBER,
+    "double": _NUMBER,
+    "base64Binary": re.compile(r"[A-Za-z0-9+/=\s]*"),
+    "date": re.compile(r"-?infinity|\d{4,}-\d\d-\d\d( BC)?"),
+    "dateTime": re.compile(r"-?infinity|\d{4,}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?( BC)?"),
+    "time": re.compile(r"\d\d:\d\d(:\d\d(\.\d+)?)?"),
+}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def check(item_type: ItemType, values: Rows) -> None:
+    """Raises MessageError that names the first property whose value is of another kind than its form."""
+    for where, fields, rows in _parts(item_type, values):
+        for field in fields:
+            allowed = _KINDS.get(field.prop.xml, _TEXT)
+            if not {type(row[field.name]) for row in rows if field.name in row} <= allowed:
+                raise MessageError(f"{where}.{field.name}: the value is no {field.prop.xml}")
+
+
+def unreadable(item_type: ItemType, values: Rows) -> str | None:
+    """The first property with a value that does not look like its form; None when all do."""
+    for where, fields, rows in _parts(item_type, values):
+        for field in fields:
+            pattern = _PATTERNS.get(field.prop.xml)
+            for row in rows:
+                value = row.get(field.name)
+                if pattern is not None and isinstance(value, str) and not pattern.fullmatch(value):
+                    return f"{where}.{field.name}"
+    return None
+
+
+def _parts(item_type: ItemType, values: Rows) -> Iterator[tuple[str, Sequence[Field], Rows]]:
+    if not item_type.is_object:
+        yield item_type.name, item_type.held, _record_rows(item_type, values)
+        return
+    yield item_type.name, item_type.held, values
+    for section in item_type.sections:
+        held = [field for field in section.fields if field.column is not None]
+        yield f"{item_type.name}.{section.name}", held, _section_rows(item_type, section.name, values)
+
+
+def _record_rows(item_type: ItemType, values: Rows) -> Rows:
+    for value in values:
+        records = value.get("Records")
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise MessageError(f"{item_type.name}: Records is no list of records")
+    return [record for value in values for record in (value["Filter"], *value["Records"])]
+
+
+def _section_rows(item_type: ItemType, name: str, values: Rows) -> Rows:
+    sections = [value[name] for value in values if value.get(name) is not None]
+    if not all(type(rows) is list for rows in sections):
+        raise MessageError(f"{item_type.name}.{name} is no list of rows")
+    rows = [row for section in sections for row in section]
+    if not all(type(row) is dict for row in rows):
+        raise MessageError(f"{item_type.name}.{name} is no list of rows")
+    return rows

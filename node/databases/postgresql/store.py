@@ -1,0 +1,251 @@
+"""dispatcher.ports.Store over PostgreSQL. Connections are taken when they are needed, one for each open transaction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import orjson
+
+from dispatcher.ports import Change, Figures, Incoming, Outgoing, Parked, ReceivingView, SendingView, Sent
+from node.databases.postgresql import capture, figures, parking
+from node.databases.postgresql.connecting import Connections, Statement
+from node.databases.postgresql.daemon import DaemonLock
+from node.databases.postgresql.reading import Reader
+from node.databases.postgresql.receiving import BEGINNING, PostgresqlReceivingView
+from node.databases.postgresql.reflection import reflect
+from node.databases.postgresql.registers import TYPE_IDS, TypeIds, folding
+from node.databases.postgresql.sending import PostgresqlSendingView
+from node.databases.postgresql.sequences import Sequences, find_sequences
+from node.databases.postgresql.writing import Writer
+from schemas.errors import KodError
+from schemas.network import NodeSettings
+from schemas.stamp import Stamp
+from schemas.structure import Structure
+
+VACUUM_AFTER_ROWS = 20_000
+"""Folded log rows after which the log is vacuumed: polling reads its pages, dead rows and all."""
+
+# Whether anything is visible in the log. The same snapshot as last time sees the same: then the log is not looked at.
+_HAS_CHANGES = """
+SELECT s.snapshot, CASE WHEN s.snapshot = $1 THEN NULL ELSE EXISTS (SELECT FROM kod.log) END
+FROM (SELECT pg_current_snapshot()::text AS snapshot OFFSET 0) s"""
+
+# What has its mark and has not been sent, after a crash, say.
+_UNSENT = """
+SELECT EXISTS (SELECT FROM kod.register r WHERE r.mark > 0 AND r.mark > (SELECT min(position) FROM kod.outgoing))
+  OR EXISTS (SELECT FROM kod.pending)"""
+
+_OUTGOING = """
+SELECT o.node, o.position, o.last_session, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node)
+FROM kod.outgoing o ORDER BY o.node"""
+
+_INCOMING = """
+SELECT i.incarnation, i.session, i.completed, i.position,
+  ARRAY(SELECT number FROM kod.received r WHERE r.node = i.node AND r.session = i.session)
+FROM kod.incoming i WHERE i.node = $1"""
+
+# A neighbour that is new gets everything, also what was applied while there was nobody to mark it for.
+_NEW_LINKS = """
+WITH new AS (
+  INSERT INTO kod.outgoing (node) SELECT json_array_elements_text($1::json) ON CONFLICT DO NOTHING RETURNING node
+), links AS (
+  INSERT INTO kod.incoming (node) SELECT node FROM new ON CONFLICT DO NOTHING
+), again AS (
+  UPDATE kod.register SET mark = -1, known = NULL WHERE mark <= 0 AND EXISTS (SELECT FROM new)
+  RETURNING type, key, stamp
+)
+INSERT INTO kod.log (type, key, at, gone, local) SELECT type, key, stamp, false, false FROM again"""
+
+# $1 node, $2 position, $3 stamp, $4 messages, $5 items, $6 bytes, $7 facts
+_SENT = """
+UPDATE kod.outgoing SET position = greatest(position, $2::bigint), last_session = coalesce($3::bigint, last_session),
+  messages = messages + $4::bigint, items = items + $5::bigint, size_bytes = size_bytes + $6::bigint,
+  last_session_facts = coalesce($7::json, last_session_facts)
+WHERE node = $1"""
+
+_CHANGES = "json_to_recordset($2::json) AS x(t smallint, k text, m bigint)"
+_AHEAD = f"""
+INSERT INTO kod.ahead AS a (node, type, key, mark) SELECT $1, t, k, m FROM {_CHANGES}
+ON CONFLICT (node, type, key) DO UPDATE SET mark = greatest(a.mark, excluded.mark)"""
+# Behind the position the mark itself says that the neighbour has it.
+_AHEAD_NO_MORE = """
+DELETE FROM kod.ahead a USING kod.register r
+WHERE a.node = $1 AND a.mark <= $2::bigint AND r.type = a.type AND r.key = a.key AND r.mark = a.mark"""
+_SETTLED = f"""
+DELETE FROM kod.pending p USING {_CHANGES} WHERE p.node = $1 AND p.type = t AND p.key = k AND p.mark <= m"""
+_DEFERRED = f"""
+INSERT INTO kod.pending AS p (node, type, key, mark) SELECT $1, t, k, m FROM {_CHANGES}
+ON CONFLICT (node, type, key) DO UPDATE SET mark = greatest(p.mark, excluded.mark)"""
+
+_LINK_FAULT = """
+INSERT INTO kod.incoming AS i (node, fault) VALUES ($1, $2)
+ON CONFLICT (node) DO UPDATE SET fault = excluded.fault WHERE i.fault IS DISTINCT FROM excluded.fault"""
+
+
+class PostgresqlStore:
+    def __init__(
+        self, connections: Connections, settings: NodeSettings, structure: Structure, daemon_lock: DaemonLock
+    ) -> None:
+        """Nothing is asked before `start`."""
+        self._connections = connections
+        self._settings = settings
+        self._structure = structure
+        self._daemon_lock = daemon_lock
+        self._folding = threading.Lock()
+        self._snapshot = ""
+        self._log_has_rows = True
+        self._folded_aside = False
+        """A receiver has folded changes of the application: they are not in the log any more, and not sent yet."""
+        self._folded_rows = 0
+        self._with_kept: set[str] = set()
+        self.origin = ""
+
+    def start(self, neighbours: Sequence[str]) -> None:
+        with self._connections.connection() as connection:
+            self.origin = capture.own_origin(connection, self._settings)
+            capture.check(connection, self._structure)
+            tables = reflect(connection, capture.tables_of(self._structure))
+            self._ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
+            kept = connection.execute("SELECT DISTINCT type FROM kod.register WHERE kept IS NOT NULL").fetchall()
+            self._with_kept.update(self._ids.name(number) for (number,) in kept)
+            sequences = find_sequences(connection, tables)
+        self._tables = tables
+        self._reader = Reader(self._structure, self._ids, self._with_kept)
+        self._writer = Writer(self._structure, tables)
+        self._sequences = Sequences(self._structure, sequences)
+        with self._connections.transaction() as transaction:
+            transaction.run(Statement(_NEW_LINKS, (orjson.dumps(list(neighbours)).decode(),)))
+            (self._folded_aside,) = transaction.one(Statement(_UNSENT))
+
+    # --- questions
+
+    def has_changes(self) -> bool:
+        """One round trip; on the connection that holds the daemon's lock, so that its loss is noticed."""
+        with self._daemon_lock.connection() as connection:
+            snapshot, found = connection.execute(_HAS_CHANGES, (self._snapshot,)).fetchone() or ("", True)
+        if found is not None:
+            self._snapshot, self._log_has_rows = snapshot, found
+        return self._log_has_rows or self._folded_aside
+
+    def outgoing(self) -> Sequence[Outgoing]:
+        with self._connections.connection() as connection:
+            return [Outgoing(*row) for row in connection.execute(_OUTGOING).fetchall()]
+
+    def incoming(self, node: str) -> Incoming:
+        with self._connections.connection() as connection:
+            row = connection.execute(_INCOMING, (node,)).fetchone()
+        if row is None:
+            return Incoming(node)
+        incarnation, session, completed, position, done = row
+        return Incoming(node, incarnation, session, frozenset(done), completed, position)
+
+    def streams(self) -> tuple[int | None, int | None]:
+        with self._connections.connection() as connection:
+            row = connection.execute("SELECT send_streams_max, receive_streams_max FROM kod.node").fetchone()
+        return (row[0], row[1]) if row else (None, None)
+
+    def figures(self) -> Figures:
+        with self._connections.connection() as connection:
+            return figures.figures(connection)
+
+    def parked(self) -> Sequence[Parked]:
+        with self._connections.connection() as connection:
+            return parking.parked(connection)
+
+    def parked_again(self, parked_id: int, reason: str) -> None:
+        with self._connections.connection() as connection:
+            parking.parked_again(connection, parked_id, reason)
+
+    # --- transactions
+
+    @contextmanager
+    def sending(self) -> Iterator[SendingView]:
+        with self._folding:
+            aside, self._folded_aside = self._folded_aside, False
+            try:
+                with self._connections.transaction("REPEATABLE READ") as transaction:
+                    view = PostgresqlSendingView(transaction, self._structure, self._tables, self._ids, self._reader)
+                    yield view
+                    view.finish()
+            except BaseException:
+                self._folded_aside = aside
+                raise
+        self._count_folded(view.folded_rows)
+
+    @contextmanager
+    def receiving(self, sender: str, *, forward: bool, limited: frozenset[str]) -> Iterator[ReceivingView]:
+        with self._connections.transaction("READ COMMITTED", *BEGINNING) as transaction:
+            yield PostgresqlReceivingView(
+                transaction,
+                self._structure,
+                self._tables,
+                self._ids,
+                self._reader,
+                self._writer,
+                self._sequences,
+                sender=sender,
+                forward=forward,
+                limited=limited,
+                fold=self._fold_aside,
+                with_kept=self._with_kept,
+            )
+
+    def _fold_aside(self) -> None:
+        """A fold of its own, committed at once: a receiver must know the versions of what is here."""
+        with self._folding, self._connections.transaction("REPEATABLE READ") as transaction:
+            rows = folding(transaction, self._structure, self._ids).log_rows
+            self._folded_aside = self._folded_aside or rows > 0
+        self._count_folded(rows)
+
+    def _count_folded(self, rows: int) -> None:
+        self._folded_rows += rows
+        if self._folded_rows < VACUUM_AFTER_ROWS:
+            return
+        self._folded_rows = 0
+        try:
+            with self._connections.connection() as connection:
+                connection.execute("VACUUM (TRUNCATE false, SKIP_LOCKED true) kod.log")
+        except KodError:
+            pass  # without the right to, the server's own vacuum does it later
+
+    def record_sent(self, sent: Iterable[Sent]) -> None:
+        statements = [statement for one in sent for statement in self._record(one)]
+        if not statements:
+            return
+        with self._connections.transaction() as transaction:
+            # Lost with a crash of the server, the session counts as not recorded and goes out once more.
+            transaction.queue(Statement("SET LOCAL synchronous_commit = off"), *statements)
+
+    def _record(self, sent: Sent) -> Iterator[Statement]:
+        facts = None
+        if sent.stamp is not None and sent.messages:
+            names = {"stamp": sent.stamp, "messages": sent.messages, "items": sent.items, "took_ms": sent.took_ms}
+            facts = orjson.dumps(names).decode()
+        stamp = None if sent.stamp is None else str(sent.stamp)
+        numbers = [str(n) for n in (sent.messages, sent.items, sent.size_bytes)]
+        yield Statement(_SENT, (sent.node, str(sent.position), stamp, *numbers, facts))
+        for sql, changes in ((_AHEAD, sent.ahead), (_SETTLED, sent.settled), (_DEFERRED, sent.deferred)):
+            if changes:
+                yield Statement(sql, (sent.node, self._changes(changes)))
+        yield Statement(_AHEAD_NO_MORE, (sent.node, str(sent.position)))
+
+    def _changes(self, changes: Sequence[Change]) -> str:
+        rows = [{"t": self._ids.id(c.item.type), "k": c.item.key, "m": c.mark} for c in changes]
+        return orjson.dumps(rows).decode()
+
+    def abandon(self, node: str, session: Stamp, position: int | None) -> None:
+        with self._connections.transaction() as transaction:
+            forget = "DELETE FROM kod.received WHERE node = $1 AND session <= $2::bigint"
+            rewind = "UPDATE kod.incoming SET position = coalesce($2::bigint, position) WHERE node = $1"
+            transaction.queue(Statement(forget, (node, str(session))))
+            transaction.queue(Statement(rewind, (node, None if position is None else str(position))))
+
+    def link_fault(self, node: str, text: str | None) -> None:
+        with self._connections.connection() as connection:
+            connection.execute(_LINK_FAULT, (node, text))
+
+    def close(self) -> None:
+        """Connections belong to the database, which closes them."""
+        self._connections.close_idle()
