@@ -9,7 +9,7 @@ deadlock and a concurrent write of an application is seen, not overwritten.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -34,14 +34,27 @@ class Decided:
     rejected: int = 0
 
 
-def apply(message: Message, view: ReceivingView, node: NodeView, structure: Structure, origin: str) -> Decided:
+def apply(
+    message: Message,
+    view: ReceivingView,
+    node: NodeView,
+    structure: Structure,
+    origin: str,
+    *,
+    reference_wins: bool = False,
+) -> Decided:
     """Locks, decides and writes the items of a message; the caller records the message and ends the transaction.
+
+    `reference_wins`: an item that is to be deleted, and to which something here refers, stays: it becomes a new
+    version of this node, which travels to all, and the deletion goes to the journal.
 
     Raises MessageError when the message is at fault, ConflictError when it may be tried again.
     """
     incoming = keyed(message, structure)
     local = view.lock(list(incoming))
     decided = decide(incoming, local, view, message.header.sender, node, structure, origin)
+    if reference_wins:
+        spare(decided, incoming, local, view, message.header.sender, origin)
     if decided.answers:  # before anything makes the sender a holder of it
         view.answer_back(message.header.sender, decided.answers)
     if decided.accepted:
@@ -51,6 +64,40 @@ def apply(message: Message, view: ReceivingView, node: NodeView, structure: Stru
     if decided.collisions:
         view.journal(decided.collisions)
     return decided
+
+
+def spare(
+    decided: Decided,
+    incoming: Mapping[Item, Incoming],
+    local: Mapping[Item, Local],
+    view: ReceivingView,
+    sender: str,
+    origin: str,
+) -> None:
+    """Takes over the versions of deletions that would break a reference, but not the deletions."""
+    deletions = [a.item for a in decided.accepted if a.value is None and a.existed]
+    spared = _spared(deletions, incoming, view)
+    if not spared:
+        return
+    texts = view.contents([item for item in deletions if item in spared])
+    decided.accepted = [replace(a, write=False) if a.item in spared else a for a in decided.accepted]
+    view.touch([item for item in deletions if item in spared])
+    for item in deletions:
+        version = local_version(local[item], origin) if item in spared else None
+        if version is not None:
+            lost = incoming[item].version
+            decided.collisions.append(Collision(item, version, lost, texts.get(item), None, "reference", sender))
+
+
+def _spared(deletions: list[Item], incoming: Mapping[Item, Incoming], view: ReceivingView) -> frozenset[Item]:
+    """What stays refers to others in its turn: they stay too."""
+    spared: frozenset[Item] = frozenset()
+    while left := [item for item in deletions if item not in spared]:
+        more = view.referred(left, besides=[item for item in incoming if item not in spared])
+        if not more:
+            break
+        spared |= more
+    return spared
 
 
 def keyed(message: Message, structure: Structure) -> dict[Item, Incoming]:

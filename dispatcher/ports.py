@@ -219,6 +219,20 @@ class Collision:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """A message that could not be applied, whole, and why; it is tried again."""
+
+    id: int
+    node: str
+    """The neighbour that sent it."""
+    name: str
+    payload: bytes
+    reason: str
+    since: Stamp
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """How far a link is with the message that is applied in this transaction."""
 
@@ -268,6 +282,20 @@ class ReceivingView(Protocol):
     def journal(self, collisions: Sequence[Collision]) -> None: ...
 
     def received(self, received: Received) -> None: ...
+
+    def park(self, letter: Letter, reason: str) -> None:
+        """Keeps the letter, whole, until it can be applied. Reason: what stands in the way, for people."""
+        ...
+
+    def unpark(self, parked_id: int) -> None: ...
+
+    def referred(self, items: Sequence[Item], *, besides: Sequence[Item]) -> frozenset[Item]:
+        """Those of `items` to which rows of other items here (but for `besides`) refer, whoever checks it."""
+        ...
+
+    def touch(self, items: Sequence[Item]) -> None:
+        """Makes the items changed here and now, as if an application had written them: they get a new version."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +355,15 @@ class Store(Protocol):
         ...
 
     def link_fault(self, node: str, text: str | None) -> None:
-        """Notes why the link's receiving stopped, for `status`; None clears it."""
+        """Notes what is wrong with what comes over the link, for `status`; None clears it."""
+        ...
+
+    def parked(self) -> Sequence[Parked]:
+        """Messages that wait, in the order in which they came. Cheap when there are none."""
+        ...
+
+    def parked_again(self, parked_id: int, reason: str) -> None:
+        """It was tried once more, in vain."""
         ...
 
     def streams(self) -> tuple[int | None, int | None]:

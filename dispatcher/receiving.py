@@ -6,7 +6,7 @@ Sessions of a sender one after another; messages of one session in parallel, up 
 side by side. A message, how far the link is with it, and what it makes pending are one transaction.
 
 A message that cannot be applied is tried once more when the others of its session are done (it may have needed them);
-then the link stops with a clear word, the message stays where it is, and it is tried again from time to time.
+then it is parked, whole, with its reason (dispatcher.parking), and everything else goes on.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from dataclasses import dataclass, replace
 
 from dispatcher.applying import apply
 from dispatcher.events import event
+from dispatcher.parking import Parking
 from dispatcher.ports import Bus, Clock, Incoming, Letter, NodeView, Received, Store
 from dispatcher.review import limited_types
 from schemas.errors import ConflictError, MessageError
 from schemas.network import NodeSettings
-from schemas.stamp import Stamp, digits
+from schemas.stamp import EARLIEST, Stamp, digits
 from schemas.structure import Structure
 from serializers.message import Message, Name, UnknownVersionError, parse_name, read_message
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS_MAX = 60
-FAULT_RETRY_S = 30.0
 SMALL_BYTES = 4096
 """Letters up to this size are read when they come (an end mark is one); larger ones only when they are applied."""
 
@@ -98,8 +98,9 @@ class Receiver:
     ) -> None:
         self.slots = Slots(settings.receive_streams_max)
         self.workers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="apply")
+        self.parking = Parking(node, structure, store, clock)
         self.links = {
-            sender: Link(sender, node, structure, settings, store, bus, clock, self.slots, self.workers)
+            sender: Link(sender, node, structure, settings, store, bus, clock, self.slots, self.workers, self.parking)
             for sender in node.neighbours
         }
         bus.open({sender: link.incoming.position for sender, link in self.links.items()})
@@ -115,7 +116,7 @@ class Receiver:
     def step(self) -> bool:
         """Receives what is here, link after link; whether anything was applied."""
         moved = [link.step() for link in self.links.values()]  # every link, not only up to the first that moved
-        return any(moved)
+        return any(moved) | self.parking.retry()
 
     def close(self) -> None:
         self.workers.shutdown()
@@ -135,6 +136,7 @@ class Link:
         clock: Clock,
         slots: Slots,
         workers: ThreadPoolExecutor,
+        parking: Parking,
     ) -> None:
         self.sender = sender
         self.node = node
@@ -145,19 +147,17 @@ class Link:
         self.clock = clock
         self.slots = slots
         self.workers = workers
+        self.parking = parking
         self.incoming: Incoming = store.incoming(sender)
-        self.fault: str | None = None
-        """Why the link stands still."""
         self.answers = False
         """Something was made pending for the sender since this was last looked at."""
         self._forward = len(node.neighbours) > 1
         self._limited = frozenset() if sender == node.parent else limited_types(structure)
         self._waiting: list[Arrived] = []
-        self._not_before = 0
 
     def step(self) -> bool:
         """Applies what is here of the session that is being received; whether anything was done."""
-        if self.slots.limit == 0 or self.clock.now() < self._not_before:
+        if self.slots.limit == 0:
             return False
         self._take()
         if not self._waiting:
@@ -211,8 +211,7 @@ class Link:
         of = marks[0].read().header.of if marks else None
         whole = of is not None and self.incoming.done | {a.name.number for a in todo} >= set(range(1, of + 1))
         alone = marks[0] if whole and len(todo) == 1 else None
-        if not self._apply_all(todo, completing=alone):
-            return bool(repeated)
+        self._apply_all(todo, completing=alone)
         if whole:
             if alone is None:
                 self._complete(marks[0])
@@ -234,21 +233,22 @@ class Link:
         completed = self.incoming.completed or 0
         late = [a for a in run if a.name.session > completed and not a.read().header.is_end_mark]
         self._drop([a for a in run if a not in late])
-        return self._apply_all(late, completing=None)
+        self._apply_all(late, completing=None)
+        return bool(run)
 
     def _readable(self, run: list[Arrived]) -> Arrived | None:
-        """The first letter of the run that can be read; those that cannot are set aside."""
+        """The first letter of the run that can be read; those that cannot are set aside, or parked where they are
+        of a version that this program does not know yet."""
         for arrived in list(run):
             try:
                 arrived.read()
                 return arrived
             except UnknownVersionError as error:
-                self._stop(arrived, error)
-                return None
+                self._park(arrived, error, None)
             except MessageError as error:
                 self._set_aside(arrived.letter, error)
-                self._waiting.remove(arrived)
-                run.remove(arrived)
+            self._waiting.remove(arrived)
+            run.remove(arrived)
         return None
 
     def _begin(self, session: Stamp, incarnation: int, after: Stamp | None) -> None:
@@ -266,19 +266,16 @@ class Link:
             event(log, logging.ERROR, "gap", node=self.sender, text=text)
             self.store.link_fault(self.sender, f"gap: {text}")
 
-    def _apply_all(self, todo: Sequence[Arrived], *, completing: Arrived | None) -> bool:
-        """Applies messages of one session in parallel, the largest first; whether all are applied."""
+    def _apply_all(self, todo: Sequence[Arrived], *, completing: Arrived | None) -> None:
+        """Applies messages of one session in parallel, the largest first; what cannot be applied is parked."""
         failed = self._apply_parallel(todo, completing)
         if failed and len(failed) < len(todo):  # it may have needed what others of the session brought
             failed = self._apply_parallel([arrived for arrived, _ in failed], completing)
-        if failed:
-            arrived, error = min(failed, key=lambda pair: pair[0].name)
-            self._stop(arrived, error)
-            return False
-        if todo and self.fault is not None:
-            self.fault = None
-            self.store.link_fault(self.sender, None)
-        return True
+        for arrived, error in failed:
+            self._park(arrived, error, completing)
+            self._done([arrived])
+        if todo:
+            self.parking.applied()
 
     def _apply_parallel(
         self, todo: Sequence[Arrived], completing: Arrived | None
@@ -291,8 +288,7 @@ class Link:
         failed = []
         for arrived, error in zip(ordered, outcomes, strict=True):
             if error is None:
-                self.incoming = _with_done(self.incoming, arrived)
-                self._drop([arrived])
+                self._done([arrived])
             else:
                 failed.append((arrived, error))
         return failed
@@ -318,20 +314,11 @@ class Link:
         header = message.header
         with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
             decided = apply(message, view, self.node, self.structure, self.store.origin)
-            oldest = min((item.version.stamp for item in message.items), default=None)
+            oldest = min((i.version.stamp for i in message.items if i.version.stamp > EARLIEST), default=None)
+            received = self._received(arrived, header.incarnation, completing)
+            end_to_end_ms = None if oldest is None else max(0, self.clock.now() - oldest)
             view.received(
-                Received(
-                    node=self.sender,
-                    incarnation=header.incarnation,
-                    session=header.session,
-                    number=header.number,
-                    completes=completing is not None,
-                    position=completing.letter.position if completing is not None else None,
-                    items=len(message.items),
-                    rejected=decided.rejected,
-                    size_bytes=len(arrived.letter.payload),
-                    end_to_end_ms=None if oldest is None else max(0, self.clock.now() - oldest),
-                )
+                replace(received, items=len(message.items), rejected=decided.rejected, end_to_end_ms=end_to_end_ms)
             )
         self.answers |= bool(decided.answers)
         event(
@@ -344,33 +331,41 @@ class Link:
             collisions=len(decided.collisions),
         )
 
+    def _received(self, arrived: Arrived, incarnation: int, completing: Arrived | None) -> Received:
+        return Received(
+            node=self.sender,
+            incarnation=incarnation,
+            session=arrived.name.session,
+            number=arrived.name.number,
+            completes=completing is not None,
+            position=completing.letter.position if completing is not None else None,
+            size_bytes=len(arrived.letter.payload),
+        )
+
     def _complete(self, mark: Arrived) -> None:
         """All messages are applied and the end mark is here: the session is whole."""
-        header = mark.read().header
         with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
-            view.received(
-                Received(
-                    node=self.sender,
-                    incarnation=header.incarnation,
-                    session=header.session,
-                    number=header.number,
-                    completes=True,
-                    position=mark.letter.position,
-                )
-            )
+            view.received(self._received(mark, mark.read().header.incarnation, mark))
+
+    def _park(self, arrived: Arrived, error: MessageError, completing: Arrived | None) -> None:
+        """Keeps the message, whole, with what stands in its way; as far as the link goes it is received."""
+        reason = error.text + (f" (try: {error.hint})" if error.hint else "")
+        event(log, logging.WARNING, "message parked", node=self.sender, message=arrived.letter.name, reason=reason)
+        with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
+            view.park(arrived.letter, reason)
+            view.received(self._received(arrived, self.incoming.incarnation or 0, completing))
+        self.parking.added()
 
     def _completed(self, session: Stamp) -> None:
         self.incoming = Incoming(self.sender, self.incoming.incarnation, completed=session)
         event(log, logging.INFO, "session received", node=self.sender, session=digits(session))
 
-    def _stop(self, arrived: Arrived, error: MessageError) -> None:
-        """The link stands still until the message can be applied; it stays where it is."""
-        self._not_before = self.clock.now() + int(FAULT_RETRY_S * 1000)
-        text = f"{arrived.letter.name}: {error.text}" + (f" (try: {error.hint})" if error.hint else "")
-        if text != self.fault:
-            event(log, logging.ERROR, "link stopped", node=self.sender, message=arrived.letter.name, error=error.text)
-        self.fault = text
-        self.store.link_fault(self.sender, text)
+    def _done(self, arrived: Sequence[Arrived]) -> None:
+        """These are applied, or parked."""
+        for one in arrived:
+            if self.incoming.session == one.name.session:  # else it came late, of a session that was given up
+                self.incoming = replace(self.incoming, done=self.incoming.done | {one.name.number})
+        self._drop(arrived)
 
     def _drop(self, arrived: Sequence[Arrived]) -> None:
         """These are done: the bus may forget them."""
@@ -378,9 +373,3 @@ class Link:
             self.bus.done([a.letter for a in arrived])
             gone = {id(a) for a in arrived}
             self._waiting = [a for a in self._waiting if id(a) not in gone]
-
-
-def _with_done(incoming: Incoming, arrived: Arrived) -> Incoming:
-    if incoming.session != arrived.name.session:  # late, of a session that was given up
-        return incoming
-    return replace(incoming, done=incoming.done | {arrived.name.number})

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -148,10 +148,12 @@ class Sender:
         self._unsettled = False
         moved = False
         for front in self._fronts():
+            started = self.clock.now()
             parcels = self._prepare(front)
             delivered = [parcel for parcel in parcels if self._publish(parcel)]
             if delivered:
-                self.store.record_sent([parcel.sent for parcel in delivered])
+                took_ms = self.clock.now() - started
+                self.store.record_sent([replace(parcel.sent, took_ms=took_ms) for parcel in delivered])
                 self._remember(delivered)
                 moved = True
         return moved
