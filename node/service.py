@@ -9,11 +9,13 @@ The dispatchers react within milliseconds of a change: they look often while the
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -37,6 +39,12 @@ IDLE_WAIT_S = 0.1
 IDLE_GROWTH = 1.25
 """How often a dispatcher looks: every millisecond while there is traffic, then less and less, ten times a second at
 rest. A look costs about 0.2 ms, so rest costs well below 1 % of a core, and a first change is seen within 0.1 s."""
+
+LOOK_AGAIN_S = 0.5
+"""A link looks for letters so often even when the bus said nothing."""
+
+GC_THRESHOLDS = (50_000, 20, 20)
+"""Messages are trees of short-lived values: with Python's own thresholds a fifth of reading them is collecting."""
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 SETTINGS_EVERY_S = 1
@@ -96,6 +104,7 @@ class Service:
         self.bus = bus
         self._stopping = threading.Event()
         self._send_now = threading.Event()
+        self._arrived = {sender: threading.Event() for sender in node.neighbours}
         self._failure: BaseException | None = None
         self.follow_settings()
 
@@ -111,7 +120,7 @@ class Service:
         while moved:
             moved = self.receiver.step()
             moved |= self._nudged_step()
-        stopped = [f"from {link.sender}: {link.fault}" for link in self.receiver.links.values() if link.fault]
+        stopped = [f"from {one.node}: {one.name}: {one.reason}" for one in self.store.parked()]
         undelivered = [f"to {to}: {why}" for to, why in self.sender.unreachable.items()]
         for text in (*stopped, *undelivered):
             event(log, logging.ERROR, "not done", link=text)
@@ -129,11 +138,10 @@ class Service:
     def run(self) -> int:
         """Runs until SIGTERM or SIGINT. 0 after a clean end; raises what made it stop otherwise."""
         self._end_on_signals()
-        threads = [threading.Thread(target=self._guarded, args=(self._send,), name="send")]
-        threads += [
-            threading.Thread(target=self._guarded, args=(lambda link=link: self._receive(link),), name=f"from-{sender}")
-            for sender, link in self.receiver.links.items()
-        ]
+        gc.set_threshold(*GC_THRESHOLDS)
+        loops = {"send": self._send, "wake": self._wake}
+        loops |= {f"from-{sender}": partial(self._receive, link) for sender, link in self.receiver.links.items()}
+        threads = [threading.Thread(target=self._guarded, args=(loop,), name=name) for name, loop in loops.items()]
         scheduler = self._scheduler()
         event(log, logging.INFO, "daemon started", node=self.node.code, neighbours=",".join(self.node.neighbours))
         for thread in threads:
@@ -141,7 +149,8 @@ class Service:
         scheduler.start()
         self._stopping.wait()
         scheduler.shutdown()
-        self._send_now.set()
+        for event_of_thread in (self._send_now, *self._arrived.values()):
+            event_of_thread.set()
         for thread in threads:
             thread.join()
         if self._failure is not None:
@@ -173,14 +182,21 @@ class Service:
                 wait_s = BUSY_WAIT_S
 
     def _receive(self, link: Link) -> None:
-        wait_s = BUSY_WAIT_S
+        arrived = self._arrived[link.sender]
         forwards = len(self.node.neighbours) > 1
         for moved in self._steps(f"receive from {link.sender}", link.step):
-            wait_s = BUSY_WAIT_S if moved else min(wait_s * IDLE_GROWTH, IDLE_WAIT_S)
             if moved and (forwards or link.answers):
                 self._send_now.set()
-            if not moved:
-                self._stopping.wait(wait_s)
+            if not moved and not self.receiver.parking.retry():
+                arrived.wait(LOOK_AGAIN_S)
+                arrived.clear()
+
+    def _wake(self) -> None:
+        """Waits for the bus, for all links in one thread."""
+        while not self._stopping.is_set():
+            self.bus.wait(LOOK_AGAIN_S)
+            for arrived in self._arrived.values():
+                arrived.set()
 
     def _steps(self, name: str, step: Callable[[], bool]) -> Iterator[bool]:
         """Runs `step` again and again until the daemon ends; waits while the database or the bus is away."""

@@ -1,0 +1,51 @@
+"""kod explain"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import click
+
+from node.cli import Call, Command, json_option, node_option, type_names
+from node.report import print_facts, print_json, print_table
+
+
+@click.command(
+    cls=Command,
+    examples="""
+        kod explain --node 00 Document.Order 10248
+        kod explain --node 00 InformationRegister.Price '[{"Catalog.Product":11},{"date":"2026-11-01"}]'
+    """,
+)
+@node_option()
+@json_option
+@click.argument("type_name", metavar="TYPE")
+@click.argument("key")
+@click.pass_obj
+def command(call: Call, code: str, as_json: bool, type_name: str, key: str) -> int:
+    """Tells the story of one item: its stamp and version, its addressees and by which rule, where it waits.
+
+    KEY is a bare value, a JSON array of values, or КОД's array of pairs. Exit 1 if nothing is known of the item."""
+    network = call.network(code)
+    type_names(network.nodes[code].exchange, type_name)
+    from node.explaining import explain
+    from node.opened import open_node
+    from serializers.keys import Item, read
+
+    database, structure = open_node(network, code)
+    with closing(database):
+        type_names(structure.types, type_name)
+        item = Item(type_name, read(structure[type_name], key))
+        told = explain(network, code, database, structure, item)
+    known = bool(told["exists"] or told["stamp"])
+    if as_json:
+        print_json(told)
+        return 0 if known else 1
+    addressees = told.pop("addressees")
+    told["seen"] = ", ".join(f"{origin} {stamp}" for origin, stamp in told["seen"].items()) or None
+    print_facts({name.replace("_", " "): value for name, value in told.items()})
+    click.echo()
+    print_table(
+        ("to", "rule", "state"), [(a["node"], a["rule"], a["state"]) for a in addressees], empty="no neighbours"
+    )
+    return 0 if known else 1
