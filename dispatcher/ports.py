@@ -431,6 +431,10 @@ class Bus(Protocol):
 
     def backlog(self, sender: str) -> Backlog: ...
 
+    def gap(self, sender: str) -> str | None:
+        """What the bus itself no longer has although it was never received, in words; None while nothing is missing."""
+        ...
+
     def close(self) -> None: ...
 
 

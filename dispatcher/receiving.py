@@ -154,6 +154,7 @@ class Link:
         self._forward = len(node.neighbours) > 1
         self._limited = frozenset() if sender == node.parent else limited_types(structure)
         self._waiting: list[Arrived] = []
+        self._gap: str | None = None
 
     def step(self) -> bool:
         """Applies what is here of the session that is being received; whether anything was done."""
@@ -170,11 +171,18 @@ class Link:
 
     def _take(self) -> None:
         room = self.settings.receive_portion_messages_max - len(self._waiting)
+        strange: list[tuple[Letter, MessageError]] = []
         for letter in self.bus.receive(self.sender, letters_max=room) if room > 0 else ():
             try:
                 self._waiting.append(self._admit(letter))
             except MessageError as error:
-                self._set_aside(letter, error)
+                strange.append((letter, error))
+        for letter, fault in strange:  # after all were admitted: putting one away may fail
+            self._set_aside(letter, fault)
+        gap = self.bus.gap(self.sender)
+        if gap is not None and gap != self._gap:
+            self._gap = gap
+            self._note_gap(gap)
         self._waiting.sort(key=lambda arrived: (arrived.name.session, arrived.name.number))
 
     def _admit(self, letter: Letter) -> Arrived:
@@ -262,9 +270,12 @@ class Link:
         completed = known.completed if known.incarnation == incarnation else None
         self.incoming = Incoming(self.sender, incarnation, session, completed=completed)
         if after is not None and completed is not None and after > completed:
-            text = f"sessions up to {digits(after)} were sent, whole ones came up to {digits(completed)}"
-            event(log, logging.ERROR, "gap", node=self.sender, text=text)
-            self.store.link_fault(self.sender, f"gap: {text}")
+            self._note_gap(f"sessions up to {digits(after)} were sent, whole ones came up to {digits(completed)}")
+
+    def _note_gap(self, text: str) -> None:
+        """Something was sent and is lost; what comes is applied all the same, versions make that safe."""
+        event(log, logging.ERROR, "gap", node=self.sender, text=text)
+        self.store.link_fault(self.sender, f"gap: {text}")
 
     def _apply_all(self, todo: Sequence[Arrived], *, completing: Arrived | None) -> None:
         """Applies messages of one session in parallel, the largest first; what cannot be applied is parked."""

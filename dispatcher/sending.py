@@ -28,7 +28,7 @@ from dispatcher.grouping import Limits, Phase, group
 from dispatcher.ports import Bus, Change, Clock, Letter, NodeView, Outgoing, SendingView, Sent, Store, Tie
 from dispatcher.review import facts_of, limited_types, review
 from dispatcher.streams import pack, split
-from schemas.errors import ConflictError, InvariantError, UnavailableError
+from schemas.errors import ConflictError, InvariantError, MessageError, UnavailableError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp, digits
 from schemas.structure import Structure
@@ -448,7 +448,7 @@ class Sender:
         try:
             if parcel.letters:
                 self.bus.publish(node, parcel.letters)
-        except UnavailableError as error:
+        except (UnavailableError, MessageError) as error:  # away, or a message that the bus does not take
             failures = self._failures[node] = self._failures.get(node, 0) + 1
             retry_s = RETRY_S[min(failures, len(RETRY_S)) - 1]
             self._not_before[node] = started + int(retry_s * 1000)

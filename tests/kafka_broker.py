@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -203,11 +203,11 @@ def _formatted() -> Path:
     return _jars().with_name(_jars().name.replace("jars", "formatted"))
 
 
-def _made_whole(target: Path, make: object) -> None:
+def _made_whole(target: Path, make: Callable[[Path], None]) -> None:
     """Made under another name first: what is there under its own name is whole."""
     with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
         made = Path(scratch) / "made"
-        make(made)  # type: ignore[operator]
+        make(made)
         made.rename(target)
 
 

@@ -126,6 +126,9 @@ class SimBus:
         letters = self.links[sender, self.node].letters
         return Backlog(len(letters), sum(len(letter.payload) for letter in letters))
 
+    def gap(self, sender: str) -> str | None:
+        return None
+
     def close(self) -> None: ...
 
 

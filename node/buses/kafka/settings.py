@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from schemas.errors import ConfigError
 
@@ -127,8 +127,8 @@ class KafkaSettings:
             "error_cb": self._note,
         }
 
-    def _note(self, error: object) -> None:
-        self.last_error = str(error)
+    def _note(self, error: KafkaError) -> None:
+        self.last_error = error.str()
 
 
 class _Quiet(logging.LoggerAdapter[logging.Logger]):
