@@ -115,7 +115,8 @@ class SendingView(Protocol):
         ...
 
     def portion(self, after: int, items_max: int) -> Sequence[Change]:
-        """The first `items_max` changes with a mark above `after`, in the order of marks."""
+        """The first changes with a mark above `after`, in the order of marks: at most `items_max`, or fewer where more
+        would hold up applications; none only when there are none."""
         ...
 
     def top(self) -> int:

@@ -219,10 +219,9 @@ class Sender:
         return self._parcels(loads, classes, cut, texts, portion, first)
 
     def _select(self, view: SendingView, front: Front) -> Portion:
-        items_max = self.settings.portion_items_max
-        changes = view.portion(front.position, items_max)
+        changes = view.portion(front.position, self.settings.portion_items_max)
         top = view.top()
-        whole = len(changes) < items_max or changes[-1].mark >= top
+        whole = not changes or changes[-1].mark >= top
         return Portion(changes, top if whole else changes[-1].mark, whole)
 
     def _review(self, view: SendingView, changes: Sequence[Change]) -> Mapping[str, list[Change]]:

@@ -764,7 +764,7 @@ def test_a_record_set_is_merged_and_may_become_empty(world: StoreWorld) -> None:
         (customer("B", nick="taken"), CUSTOMER, "nick"),
         (customer("B", boss="nobody"), CUSTOMER, "customers"),
         ({**order(1), "lines": [{"line": None, "qty": 1, "customer_id": None}]}, ORDER, "line"),
-        ({**order(1), "order_id": "one"}, ORDER, ""),
+        ({**order(1), "order_id": "one"}, ORDER, "."),
         ({**order(1), "lines": [{"line": 1, "qty": "many", "customer_id": None}]}, ORDER, "qty"),
         ({**order(1), "lines": 5}, ORDER, "lines"),
         ({**order(1), "title": 5}, ORDER, "title"),

@@ -25,6 +25,9 @@ _NOT_KNOWN = """NOT (g.mark BETWEEN 0 AND :after OR coalesce(g.known <= :after, 
 _NOT_HELD = """NOT EXISTS (SELECT 1 FROM kod_presence p WHERE p.type = g.type AND p.key = g.key AND p.node = :node
     AND p.since <= coalesce((SELECT last_session FROM kod_outgoing WHERE node = :node), 0))"""
 
+ITEMS_AT_ONCE = 2_000
+"""While a portion is read nobody else can write (SQLite has one writer): 0.1 s for orders of five lines each."""
+
 
 def change_of(row: Sequence[Any], type_names: Mapping[int, str]) -> Change:
     """A register's row (_CHANGE) as the flow knows it."""
@@ -61,7 +64,7 @@ class SqliteSendingView:
     def portion(self, after: int, items_max: int) -> Sequence[Change]:
         rows = self._connection.execute(
             f"SELECT {_CHANGE} FROM kod_register g WHERE g.mark > max(?, 0) AND g.mark > 0 ORDER BY g.mark LIMIT ?",
-            (after, items_max),
+            (after, min(items_max, ITEMS_AT_ONCE)),
         )
         return [change_of(row, self._type_names) for row in rows]
 
