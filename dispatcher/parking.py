@@ -42,11 +42,16 @@ class Parking:
         self._next_retry = 0
         self._due = True
         """Something was applied since the last retry, or nobody has looked yet."""
+        self._catching_up: set[str] = set()
+        """Neighbours whose sessions do not bring everything in order: what frees a deletion may still come."""
         self._waiting = True
         """There may be parked messages."""
 
     def added(self) -> None:
         self._waiting = True
+
+    def catching_up(self, node: str, catching_up: bool) -> None:
+        (self._catching_up.add if catching_up else self._catching_up.discard)(node)
 
     def applied(self) -> None:
         """Something was applied: what waits may have waited for it."""
@@ -92,6 +97,8 @@ class Parking:
             if any(item.value is not None and item.version == newest[key] for key, item in items[one.id])
         ]
         deleting = [one for one in parked if any(item.value is None for _, item in items[one.id])]
+        if parked[0].node in self._catching_up:
+            return False
         ripe = [one for one in deleting if one.attempts >= FORCE_ATTEMPTS or not set(changing) - {one.id}]
         return any(self._try([one], reference_wins=True) for one in ripe)
 

@@ -66,6 +66,12 @@ class Outgoing:
     last_session: Stamp | None
     pending: int
     """Items that are to go to this node out of turn: answers, and deletions that were held back."""
+    catching_up: bool = False
+    """It is new, or is sent everything again, and has not reached what was there when that began."""
+    restart: bool = False
+    """Everything has to be offered to it again."""
+    wish: str | None = None
+    """Why it is to be asked to send everything again; None when there is no need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +355,20 @@ class Store(Protocol):
 
     def record_sent(self, sent: Iterable[Sent]) -> None:
         """Moves positions, records sessions, in one transaction. Positions never go back."""
+        ...
+
+    def wish(self, node: str, reason: str | None) -> None:
+        """Something of this neighbour is missing: it is to be asked to send everything again. None: it was asked."""
+        ...
+
+    def restart_asked(self, node: str, *, lost: bool) -> None:
+        """The neighbour lacks something: everything is to be offered to it again. `lost`: it is a new incarnation,
+        and may lack what it made itself."""
+        ...
+
+    def restart(self, node: str) -> None:
+        """Begins to serve the neighbour from the first mark again, tombstones included; nothing is known any more of
+        what it has. Only while no session to it is under way."""
         ...
 
     def abandon(self, node: str, session: Stamp, position: int | None) -> None:

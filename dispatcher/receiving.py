@@ -155,6 +155,9 @@ class Link:
         self._limited = frozenset() if sender == node.parent else limited_types(structure)
         self._waiting: list[Arrived] = []
         self._gap: str | None = None
+        self._missed_up_to = 0
+        self._caught_up = True
+        """The last whole session did not bear `catching_up`."""
 
     def step(self) -> bool:
         """Applies what is here of the session that is being received; whether anything was done."""
@@ -206,8 +209,8 @@ class Link:
         if first is None:
             return True
         header = first.read().header
-        if header.is_end_mark and header.of == 0:  # a heartbeat
-            self._drop([first])
+        if header.is_end_mark and header.of == 0:
+            self._heartbeat(first)
             return True
         if self._is_late(session, header.incarnation):
             return self._receive_late(run)
@@ -224,10 +227,25 @@ class Link:
             if alone is None:
                 self._complete(marks[0])
             self._drop(marks)
-            self._completed(session)
+            self._completed(session, catching_up=marks[0].read().header.extra.get("catching_up") is True)
         elif marks and not todo and len(self._waiting) > len(marks):
             self._drop(marks)  # messages are missing, and a later session is here: `_begin` looks at what that says
         return bool(todo or repeated or whole)
+
+    def _heartbeat(self, arrived: Arrived) -> None:
+        """Nothing in it but where the sender stands: what it recorded has to be here by now."""
+        header = arrived.read().header
+        if "resync" in header.extra:
+            self.store.restart_asked(self.sender, lost=False)
+            self.answers = True
+        known = self.incoming
+        if header.extra.get("catching_up") is True:
+            self._catching_up(True)
+        elif known.incarnation in (None, header.incarnation):
+            self._look_for_gap(header.after, known.completed)
+            if known.session is None:
+                self._catching_up(False)
+        self._drop([arrived])
 
     def _is_late(self, session: Stamp, incarnation: int) -> bool:
         """It belongs to a session that is whole already, or was given up when a later one began."""
@@ -267,15 +285,28 @@ class Link:
             return
         if known.session is not None:
             self.store.abandon(self.sender, known.session, None)
+        if known.incarnation not in (None, incarnation):  # restored, or replaced: it may lack anything
+            event(log, logging.WARNING, "new incarnation", node=self.sender, incarnation=incarnation)
+            self.store.restart_asked(self.sender, lost=True)
+            self.answers = True
         completed = known.completed if known.incarnation == incarnation else None
         self.incoming = Incoming(self.sender, incarnation, session, completed=completed)
-        if after is not None and completed is not None and after > completed:
-            self._note_gap(f"sessions up to {digits(after)} were sent, whole ones came up to {digits(completed)}")
+        self._look_for_gap(after, completed)
+
+    def _look_for_gap(self, after: Stamp | None, completed: Stamp | None) -> None:
+        """A session that the sender recorded is not here whole. Said once for each."""
+        if after is None or after <= max(completed or 0, self._missed_up_to):
+            return
+        self._missed_up_to = after
+        came = f"whole ones came up to {digits(completed)}" if completed is not None else "none came whole"
+        self._note_gap(f"sessions up to {digits(after)} were sent, {came}")
 
     def _note_gap(self, text: str) -> None:
         """Something was sent and is lost; what comes is applied all the same, versions make that safe."""
         event(log, logging.ERROR, "gap", node=self.sender, text=text)
-        self.store.link_fault(self.sender, f"gap: {text}")
+        self.store.link_fault(self.sender, f"gap: {text}; {self.sender} is asked to send everything again")
+        self.store.wish(self.sender, text)
+        self.answers = True
 
     def _apply_all(self, todo: Sequence[Arrived], *, completing: Arrived | None) -> None:
         """Applies messages of one session in parallel, the largest first; what cannot be applied is parked."""
@@ -358,6 +389,16 @@ class Link:
         with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
             view.received(self._received(mark, mark.read().header.incarnation, mark))
 
+    def _catching_up(self, catching_up: bool) -> None:
+        """The sender has begun to send everything again, or has come to the end of it."""
+        if catching_up == self._caught_up:
+            if catching_up:
+                self.store.wish(self.sender, None)
+            else:
+                self.store.link_fault(self.sender, None)
+        self._caught_up = not catching_up
+        self.parking.catching_up(self.sender, catching_up)
+
     def _park(self, arrived: Arrived, error: MessageError, completing: Arrived | None) -> None:
         """Keeps the message, whole, with what stands in its way; as far as the link goes it is received."""
         reason = error.text + (f" (try: {error.hint})" if error.hint else "")
@@ -367,8 +408,9 @@ class Link:
             view.received(self._received(arrived, self.incoming.incarnation or 0, completing))
         self.parking.added()
 
-    def _completed(self, session: Stamp) -> None:
+    def _completed(self, session: Stamp, *, catching_up: bool) -> None:
         self.incoming = Incoming(self.sender, self.incoming.incarnation, completed=session)
+        self._catching_up(catching_up)
         event(log, logging.INFO, "session received", node=self.sender, session=digits(session))
 
     def _done(self, arrived: Sequence[Arrived]) -> None:

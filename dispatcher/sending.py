@@ -126,6 +126,8 @@ class Sender:
         """Neighbours that got a session since the last heartbeat."""
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, int] = {}
+        self._ask_again: dict[str, int] = {}
+        """When a neighbour of whom something is missing is asked for it again."""
         self._ahead: dict[str, int | None] = {}
         """For each neighbour the largest mark sent before its turn; None before it was looked up."""
 
@@ -146,7 +148,7 @@ class Sender:
         if not (self._unsettled or self._retry_due() or self.store.has_changes()):
             return False
         self._unsettled = False
-        moved = False
+        moved = self._restart_links()
         for front in self._fronts():
             started = self.clock.now()
             parcels = self._prepare(front)
@@ -163,14 +165,43 @@ class Sender:
         self._heartbeat_due = False
         idle = [link for link in self.store.outgoing() if link.node not in self._served]
         self._served.clear()
-        if not idle:
-            return
+        for link in idle:
+            self._empty_session(link)
+
+    def _restart_links(self) -> bool:
+        """What was found missing: neighbours that lack something are served from the beginning again, and those of
+        whom something is missing here are asked to do the same."""
+        moved = False
+        for link in self.store.outgoing():
+            if link.node not in self.node.neighbours:
+                continue
+            if link.restart and self._empty_session(link, catching_up=True):
+                self.store.restart(link.node)
+                event(log, logging.WARNING, "resync begun", to=link.node)
+                moved = True
+            if link.wish is None:
+                self._ask_again.pop(link.node, None)
+            elif self.clock.now() >= self._ask_again.get(link.node, 0):
+                moved |= self._ask(link, link.wish)
+        return moved
+
+    def _ask(self, link: Outgoing, reason: str) -> bool:
+        """Again and again until the neighbour says that it has begun: what asks may get lost like anything else."""
+        self._ask_again[link.node] = self.clock.now() + int(RETRY_S[-1] * 1000)
+        asked = self._empty_session(link, resync={"reason": reason})
+        if asked:
+            event(log, logging.WARNING, "resync asked for", of=link.node, reason=reason)
+        return asked
+
+    def _empty_session(self, link: Outgoing, **extra: object) -> bool:
+        """An end mark alone, with something to say in its header. Whether the bus took it."""
+        self._unsettled = True  # the store takes what was folded aside for looked at now
         with self.store.sending() as view:
             session = view.open_session(self.clock.now())
-        for link in idle:
-            header = self._header(link.node, session, 1, link.last_session, of=0)
-            letter = Letter(link.node, header.name, message_bytes(header, ()))
-            self._publish(Parcel([letter], Sent(link.node, link.position, None)))
+        header = self._header(link, session, 1, link.last_session, of=0)
+        header = replace(header, extra={**header.extra, **extra})
+        letter = Letter(link.node, header.name, message_bytes(header, ()))
+        return self._publish(Parcel([letter], Sent(link.node, link.position, None)))
 
     # --- who is to be served ---
 
@@ -185,7 +216,8 @@ class Sender:
         return [Front(position, tuple(fronts[position])) for position in sorted(fronts, reverse=True)]
 
     def _retry_due(self) -> bool:
-        return any(self.clock.now() >= moment for moment in self._not_before.values())
+        now = self.clock.now()
+        return any(now >= moment for moment in (*self._not_before.values(), *self._ask_again.values()))
 
     # --- T1 ---
 
@@ -399,14 +431,15 @@ class Sender:
         portion: Portion,
         first: Stamp,
     ) -> Parcel:
-        node, after, session = load.link.node, load.link.last_session, first
+        link, after, session = load.link, load.link.last_session, first
+        node = link.node
         letters: list[Letter] = []
         for offset, (messages, _) in enumerate(bodies):
             session = Stamp(first + offset)
             for number, texts in enumerate(messages, 1):
-                header = self._header(node, session, number, after)
+                header = self._header(link, session, number, after)
                 letters.append(Letter(node, header.name, message_bytes(header, texts)))
-            end = self._header(node, session, len(messages) + 1, after, of=len(messages))
+            end = self._header(link, session, len(messages) + 1, after, of=len(messages))
             letters.append(Letter(node, end.name, message_bytes(end, ())))
             after = session
         count_of_messages = sum(len(messages) for messages, _ in bodies)
@@ -426,16 +459,19 @@ class Sender:
             streams=max(streams for _, streams in bodies),
         )
 
-    def _header(self, node: str, session: Stamp, number: int, after: Stamp | None, *, of: int | None = None) -> Header:
+    def _header(
+        self, link: Outgoing, session: Stamp, number: int, after: Stamp | None, *, of: int | None = None
+    ) -> Header:
         return Header(
             sender=self.node.code,
-            to=node,
+            to=link.node,
             incarnation=self._incarnation,
             session=session,
             number=number,
             after=after,
             of=of,
             package=self.structure.fingerprint or None if of is not None else None,
+            extra={"catching_up": True} if link.catching_up else {},
         )
 
     # --- the bus, and T2 ---

@@ -91,7 +91,8 @@ class SimBus:
         link = self.links[self.node, to]
         for letter in letters:
             self.world.may_crash()
-            link.letters.append(replace(letter, node=self.node))
+            if not self.world.loses():
+                link.letters.append(replace(letter, node=self.node))
             link.published += 1
         self.world.may_crash()
 
@@ -234,6 +235,11 @@ class SimNode:
             self.stop()
             return True
 
+    def ask_heartbeat(self) -> None:
+        if not self.up:
+            self.start()
+        self.sender.ask_heartbeat()
+
     def close(self) -> None:
         self.stop()
         self.application.close()
@@ -352,8 +358,11 @@ class World:
         *,
         deletions: bool = False,
         crashes: bool = True,
+        losses: bool = False,
         make_node: Callable[..., SimNode] = SimNode,
     ) -> None:
+        self.losses = losses
+        self.lost = 0
         self.random = random.Random(seed)
         self.writes = WRITES + DELETIONS if deletions else WRITES
         self.quiet = False
@@ -383,6 +392,12 @@ class World:
             self._countdown = self._next_crash()
             raise CrashError
 
+    def loses(self) -> bool:
+        """Whether the bus loses a letter that it acknowledges."""
+        lost = self.losses and not self.quiet and self.random.random() < 0.05
+        self.lost += lost
+        return lost
+
     def token(self, node: SimNode, kind: str) -> str:
         self._tokens += 1
         return f"{kind}-{node.code}-{self._tokens}"
@@ -399,9 +414,13 @@ class World:
 
     def settle(self, rounds_max: int = 300) -> None:
         """No more writes, no more crashes: the network comes to rest."""
+        quiet_already = self.quiet
         self.quiet = True
-        for _ in range(rounds_max):
-            moved = False
+        for number in range(rounds_max):
+            moved = self.losses and number < 2
+            if moved and not quiet_already:  # a lost tail is seen by what comes after it
+                for node in self.nodes:
+                    node.ask_heartbeat()
             for node in self.nodes:
                 node.tick(40_000)  # whatever waits for a retry may go on
                 moved |= node.step("receive")
@@ -454,12 +473,13 @@ def history(
     steps: int = 60,
     crashes: bool = True,
     deletions: bool = True,
+    losses: bool = False,
     make_node: Callable[..., SimNode] = SimNode,
 ) -> None:
     """Plays one history and checks it; raises AssertionError that says what broke."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=base, prefix="kod-sim-") as folder:
-        world = World(seed, Path(folder), crashes=crashes, deletions=deletions, make_node=make_node)
+        world = World(seed, Path(folder), crashes=crashes, deletions=deletions, losses=losses, make_node=make_node)
         try:
             world.run(steps)
             world.settle()

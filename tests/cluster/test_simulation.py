@@ -14,9 +14,9 @@ CHUNKS = 20
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_whatever_happens_on_the_way_the_network_agrees_in_the_end(chunk: int) -> None:
-    """Crashes between any two steps, repeated and delayed messages, clocks that differ and step back."""
+    """Crashes between any two steps, repeated, delayed and lost messages, clocks that differ and step back."""
     for seed in range(chunk, HISTORIES, CHUNKS):
         try:
-            history(seed)
+            history(seed, losses=seed % 4 == 3)
         except Exception as failure:
             raise AssertionError(f"seed {seed}: {failure}") from failure

@@ -58,4 +58,4 @@ def test_postgresql_agrees_in_the_end(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(25))
 def test_a_network_of_both_agrees_in_the_end(seed: int) -> None:
     """What one dialect writes the other has to read; their clocks differ by decades here."""
-    history(seed, make_node=either)
+    history(seed, make_node=either, losses=seed % 2 == 1)

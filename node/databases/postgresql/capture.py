@@ -173,13 +173,13 @@ def _log_table(role: Role) -> str:
     else:
         key, source = _own_key(role, "r"), f"t JOIN {_qualified(role.item_type.table)} r ON {_joined(role, 't', 'r')}"
         condition = ""
-    query = (
+    moment = NOW_MS.replace("*", "OPERATOR(pg_catalog.*)")
+    insert = (
         f"INSERT INTO kod.log (type, key, at, gone, local) SELECT DISTINCT {role.type_id}, {key},"
-        f" {NOW_MS.replace('*', 'OPERATOR(pg_catalog.*)')}, {str(role.tombstone).lower()}, true"
-        f" FROM %I.%I {source}{condition}"
+        f" {moment}, {str(role.tombstone).lower()}, true FROM "
     )
-    text = query.replace("%", "%%").replace("%%I.%%I", "%I.%I")
-    return f"  EXECUTE pg_catalog.format({literal(text)}, TG_TABLE_SCHEMA, TG_TABLE_NAME);"
+    table = "pg_catalog.format('%I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME)"
+    return f"  EXECUTE pg_catalog.concat({literal(insert)}, {table}, {literal(f' {source}{condition}')});"
 
 
 def _own_key(role: Role, row: str) -> str:

@@ -33,6 +33,11 @@ _CANONICAL = {
 }
 
 
+def _base(native: str) -> str:
+    """A type without its length or precision."""
+    return _MODIFIER.sub("", native)
+
+
 def value(source: str, column: Column, prop: Property) -> str:
     """SQL for a column's value in the property's lexical form; `source` is the column's expression."""
     own = Form.of(column)
@@ -70,7 +75,7 @@ class Form:
 
     def json(self, x: str) -> str:
         """SQL for a value that row_to_json writes in this form."""
-        base = self.native.partition("(")[0]
+        base = _base(self.native)
         match self.xml:
             case "integer" if base in ("smallint", "integer"):
                 return x
@@ -107,7 +112,7 @@ def key_element(source: str, field: Field) -> str:
     """SQL for an element of a key, in the form that concat() takes: the same in every session and every database."""
     column = field.column
     assert column is not None
-    base = column.native.partition("(")[0]
+    base = _base(column.native)
     if base in ("smallint", "integer") and field.prop.xml == "integer" and not column.nullable:
         return source
     if base == "uuid" and field.prop.xml == "string" and not column.nullable:
@@ -124,7 +129,7 @@ def settled(field: Field) -> bool:
     trigger's function sets them (which costs)."""
     column = field.column
     assert column is not None
-    base = column.native.partition("(")[0]
+    base = _base(column.native)
     plain = base in _SAME_TEXT or base in ("smallint", "integer", "boolean", "date") or column.xml == "decimal"
     return plain and field.prop.xml == column.xml
 
@@ -204,14 +209,14 @@ _KNOWN = frozenset(
 
 
 def is_builtin(native: str) -> bool:
-    base = native.partition("(")[0].strip()
+    base = _base(native)
     return base in _KNOWN or base.startswith(("timestamp", "time", "interval"))
 
 
 def differs(table: str, incoming: str, column: Column) -> str:
     """SQL that tells whether a column's value is another one than the incoming: also where the type calls two values
     equal that are written differently (1.5 and 1.50, a day and 24 hours), for what was stored has to arrive."""
-    base = column.native.partition("(")[0]
+    base = _base(column.native)
     plain = column.xml in ("integer", "float", "double", "boolean", "date", "time", "base64Binary", "dateTime")
     fixed = column.xml == "decimal" and column.digits is not None
     if plain or fixed or base in ("uuid", "text", "character varying"):

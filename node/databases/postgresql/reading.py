@@ -108,7 +108,7 @@ def compile_reading(item_type: ItemType, type_id: int, pattern: tuple[int, ...] 
         order = ", ".join(f"t.{quoted(c)}" for c in item_type.record_key)
         rows = f"SELECT {_row(records, 't')} FROM {table} t WHERE {matches(item_type, 't', 'k', pattern)}"
         rows += f" ORDER BY {order}" if order else ""
-        return f"SELECT k.n::int, (SELECT string_agg(row_to_json(l)::text, ',') FROM ({rows}) l) FROM {keys} k"
+        return f"SELECT k.n::int, (SELECT string_agg(row_to_json(l.*)::text, ',') FROM ({rows}) l) FROM {keys} k"
     row = f"LATERAL (SELECT {_row(item_type.held, 't')}) r"
     value_text = _object(item_type, type_id, kept=kept)
     return f"SELECT k.n::int, {value_text} FROM {keys} k CROSS JOIN LATERAL {found}, {row}"
@@ -126,7 +126,7 @@ def compile_all(item_type: ItemType, type_id: int, *, kept: bool) -> str:
     key_names = set(item_type.key_names)
     records = [field for field in item_type.held if field.name not in key_names]
     order = ", ".join(f"t.{quoted(c)}" for c in item_type.record_key)
-    aggregated = f"string_agg(row_to_json(l)::text, ','{f' ORDER BY {order}' if order else ''})"
+    aggregated = f"string_agg(row_to_json(l.*)::text, ','{f' ORDER BY {order}' if order else ''})"
     return (
         f"SELECT {key}, {aggregated} FROM {table} t, LATERAL (SELECT {_row(records, 't')}) l"
         f" GROUP BY {', '.join(columns)}"
@@ -135,7 +135,7 @@ def compile_all(item_type: ItemType, type_id: int, *, kept: bool) -> str:
 
 def _object(item_type: ItemType, type_id: int, *, kept: bool) -> str:
     """The JSON text of an object whose own fields are the row `r`, made of its row `t`."""
-    text = "row_to_json(r)::text"
+    text = "row_to_json(r.*)::text"
     if not item_type.sections and not kept:
         return text
     parts = [f"left({text}, -1)", *(_section(section) for section in item_type.sections)]
@@ -159,7 +159,7 @@ def _section(section: Section) -> str:
     rows = f"SELECT {_row(held, 's')} FROM {quoted_table(section.table)} s WHERE {link}"
     rows += f" ORDER BY {order}" if order else ""
     name = literal("," + orjson.dumps(section.name).decode() + ":[")
-    return f"coalesce((SELECT {name} || string_agg(row_to_json(l)::text, ',') || ']' FROM ({rows}) l), {name} || ']')"
+    return f"coalesce((SELECT {name} || string_agg(row_to_json(l.*)::text, ',') || ']' FROM ({rows}) l), {name} || ']')"
 
 
 def _kept(item_type: ItemType, type_id: int) -> str:

@@ -87,6 +87,9 @@ CREATE TABLE kod.outgoing (
   node text PRIMARY KEY,
   position bigint NOT NULL DEFAULT 0,
   last_session bigint,
+  catch_up bigint NOT NULL DEFAULT 0,
+  restart integer NOT NULL DEFAULT 0,
+  wish text,
   messages bigint NOT NULL DEFAULT 0,
   items bigint NOT NULL DEFAULT 0,
   size_bytes bigint NOT NULL DEFAULT 0,
@@ -241,6 +244,8 @@ class FoldResult(NamedTuple):
     missed: int
     log_rows: int
     top: int
+    types: list[Row]
+    """Of each type: its number, its largest mark, and whether all its rows have stamps."""
 
 
 class TypeIds:
@@ -279,6 +284,7 @@ class TypeIds:
         )
 
 
+TOP_MARKS = Statement("SELECT id, top_mark, stamped FROM kod.types")
 TYPE_IDS = Statement("SELECT id, name FROM kod.types")
 
 
@@ -291,10 +297,10 @@ def touching(structure: Structure, ids: TypeIds, items: Sequence[Item]) -> State
 
 def folding(transaction: Transaction, structure: Structure, ids: TypeIds) -> FoldResult:
     """Takes in the whole log. In a transaction of REPEATABLE READ, one at a time."""
-    items, missed, rows, top, perhaps_gone = transaction.one(Statement(FOLD))
+    ((items, missed, rows, top, perhaps_gone),), types = transaction.run(Statement(FOLD), TOP_MARKS)
     if perhaps_gone:
         transaction.run(*_still_there(structure, ids, orjson.loads(perhaps_gone)))
-    return FoldResult(items, missed, rows, top)
+    return FoldResult(items, missed, rows, top, types)
 
 
 def _still_there(structure: Structure, ids: TypeIds, items: Sequence[tuple[int, str]]) -> list[Statement]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import orjson
 
 from dispatcher.ports import Change, Content, Folded, Tie
-from node.databases.postgresql.connecting import Statement, Transaction
+from node.databases.postgresql.connecting import Row, Statement, Transaction
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
 from node.databases.postgresql.reading import Reader, matches
 from node.databases.postgresql.reflection import quoted, quoted_table
-from node.databases.postgresql.registers import CHANGE, ITEMS, TypeIds, folding
+from node.databases.postgresql.registers import CHANGE, ITEMS, TOP_MARKS, TypeIds, folding
 from schemas.stamp import Stamp
 from schemas.structure import ItemType, Reference, Structure
 from schemas.tables import Table
@@ -48,8 +48,6 @@ _OPEN_SESSION = """
 UPDATE kod.node SET last_session = greatest($1::bigint, last_session + 1) + $2::bigint - 1 RETURNING last_session"""
 
 _REVIEWED = "UPDATE kod.node SET boundary = $1::bigint WHERE boundary IS NULL OR boundary < $1::bigint"
-
-_TYPES = "SELECT id, top_mark, stamped FROM kod.types"
 
 # References to rows that were never stamped: they get the version (0, this origin) and a mark.
 _NEVER_STAMPED = f"""
@@ -88,6 +86,7 @@ class PostgresqlSendingView:
     def fold(self) -> Folded:
         folded = folding(self._transaction, self._structure, self._ids)
         self._top = folded.top
+        self._note_tops(folded.types)
         self.folded_rows += folded.log_rows
         return Folded(folded.items, folded.missed)
 
@@ -238,9 +237,11 @@ class PostgresqlSendingView:
 
     def _tops(self) -> dict[str, tuple[int, bool]]:
         if self._tops_known is None:
-            rows = self._transaction.rows(Statement(_TYPES))
-            self._tops_known = {self._ids.name(number): (top, stamped) for number, top, stamped in rows}
-        return self._tops_known
+            self._note_tops(self._transaction.rows(TOP_MARKS))
+        return self._tops_known or {}
+
+    def _note_tops(self, rows: Sequence[Row]) -> None:
+        self._tops_known = {self._ids.name(number): (top, stamped) for number, top, stamped in rows}
 
     def _tie(self, item_type: ItemType, reference: Reference, target: ItemType, known: str) -> str:
         """References of one kind, from items to targets that are there and that the node is not known to have."""

@@ -41,6 +41,27 @@ def check(item_type: ItemType, values: Rows) -> None:
             allowed = _KINDS.get(field.prop.xml, _TEXT)
             if not {type(row[field.name]) for row in rows if field.name in row} <= allowed:
                 raise MessageError(f"{where}.{field.name}: the value is no {field.prop.xml}")
+            scale = _narrower_scale(field)
+            if scale is not None and any(_fraction(row.get(field.name)) > scale for row in rows):
+                raise MessageError(f"{where}.{field.name}: the column holds fewer digits: it would be rounded")
+
+
+def _narrower_scale(field: Field) -> int | None:
+    """How many digits after the point the column keeps, where values may have more; None where they cannot."""
+    column, prop = field.column, field.prop
+    if column is None or prop.xml not in ("decimal", "double", "float"):
+        return None
+    if column.xml == "integer":
+        return 0
+    if column.xml != "decimal" or column.digits is None or (prop.digits and prop.digits[1] <= column.digits[1]):
+        return None
+    return column.digits[1]
+
+
+def _fraction(value: Any) -> int:
+    """The digits after the point that matter."""
+    text = str(value)
+    return len(text.partition(".")[2].rstrip("0")) if "." in text and "e" not in text.lower() else 0
 
 
 def unreadable(item_type: ItemType, values: Rows) -> str | None:

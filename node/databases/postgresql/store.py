@@ -38,7 +38,8 @@ SELECT EXISTS (SELECT FROM kod.register r WHERE r.mark > 0 AND r.mark > (SELECT 
   OR EXISTS (SELECT FROM kod.pending)"""
 
 _OUTGOING = """
-SELECT o.node, o.position, o.last_session, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node)
+SELECT o.node, o.position, o.last_session, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node),
+  o.position < o.catch_up, o.restart > 0, o.wish
 FROM kod.outgoing o ORDER BY o.node"""
 
 _INCOMING = """
@@ -49,7 +50,9 @@ FROM kod.incoming i WHERE i.node = $1"""
 # A neighbour that is new gets everything, also what was applied while there was nobody to mark it for.
 _NEW_LINKS = """
 WITH new AS (
-  INSERT INTO kod.outgoing (node) SELECT json_array_elements_text($1::json) ON CONFLICT DO NOTHING RETURNING node
+  INSERT INTO kod.outgoing (node, catch_up)
+  SELECT x.node, n.top_mark FROM kod.node n, json_array_elements_text($1::json) AS x(node)
+  ON CONFLICT DO NOTHING RETURNING node
 ), links AS (
   INSERT INTO kod.incoming (node) SELECT node FROM new ON CONFLICT DO NOTHING
 ), again AS (
@@ -57,6 +60,27 @@ WITH new AS (
   RETURNING type, key, stamp
 )
 INSERT INTO kod.log (type, key, at, gone, local) SELECT type, key, stamp, false, false FROM again"""
+
+# Nothing is known any more of what the neighbour has; 2: it may lack what came from it, too.
+_RESTART = """
+WITH asked AS (
+  SELECT restart FROM kod.outgoing WHERE node = $1
+), ahead AS (
+  DELETE FROM kod.ahead WHERE node = $1
+), held AS (
+  UPDATE kod.presence SET since = NULL WHERE node = $1
+), marked AS (
+  UPDATE kod.register r SET source = CASE WHEN a.restart = 2 AND r.source = $1 THEN NULL ELSE r.source END,
+    mark = CASE WHEN r.mark <= 0 THEN -1 ELSE r.mark END, known = CASE WHEN r.mark <= 0 THEN NULL ELSE r.known END
+  FROM asked a WHERE r.mark <= 0 OR (a.restart = 2 AND r.source = $1)
+  RETURNING r.type, r.key, r.stamp, r.mark
+), logged AS (
+  INSERT INTO kod.log (type, key, at, gone, local)
+  SELECT type, key, stamp, false, false FROM marked WHERE mark < 0 RETURNING 1
+)
+UPDATE kod.outgoing SET position = 0, restart = 0,
+  catch_up = (SELECT top_mark FROM kod.node) + (SELECT count(*) FROM logged)
+WHERE node = $1"""
 
 # $1 node, $2 position, $3 stamp, $4 messages, $5 items, $6 bytes, $7 facts
 _SENT = """
@@ -241,6 +265,20 @@ class PostgresqlStore:
             rewind = "UPDATE kod.incoming SET position = coalesce($2::bigint, position) WHERE node = $1"
             transaction.queue(Statement(forget, (node, str(session))))
             transaction.queue(Statement(rewind, (node, None if position is None else str(position))))
+
+    def wish(self, node: str, reason: str | None) -> None:
+        with self._connections.connection() as connection:
+            connection.execute("UPDATE kod.outgoing SET wish = $2 WHERE node = $1", (node, reason))
+
+    def restart_asked(self, node: str, *, lost: bool) -> None:
+        with self._connections.connection() as connection:
+            asked = "UPDATE kod.outgoing SET restart = greatest(restart, $2) WHERE node = $1"
+            connection.execute(asked, (node, 2 if lost else 1))
+
+    def restart(self, node: str) -> None:
+        with self._connections.transaction() as transaction:
+            transaction.run(Statement(_RESTART, (node,)))
+        self._folded_aside = True
 
     def link_fault(self, node: str, text: str | None) -> None:
         with self._connections.connection() as connection:

@@ -1,11 +1,11 @@
 """Items into the database, from JSON, set by set.
 
 A type compiles to parts of one statement: deletions, updates of rows that differ, insertions, sections merged by their
-primary key. Rows come as JSON arrays, one parameter each, parsed once. Types of one rank (they may refer to each other in a circle) are
-one statement, because foreign keys are checked at a statement's end; so is a whole message that both deletes and
-writes, so that what frees a unique value, or a reference, may come from either side. Within a statement, what deletes
-comes before what updates, and that before what inserts: a gate in each part counts what the earlier parts have done,
-which makes the server do them first.
+primary key. Rows come as JSON arrays, one parameter each, parsed once. Types of one rank (they may refer to each other
+in a circle) are one statement, because foreign keys are checked at a statement's end; so is a whole message that both
+deletes and writes, so that what frees a unique value, or a reference, may come from either side. Within a statement,
+what deletes comes before what updates, and that before what inserts: a gate in each part counts what the earlier parts
+have done, which makes the server do them first.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ from schemas.package import Property
 from schemas.structure import Field, ItemType, Section, Structure
 from schemas.tables import Column, Table
 from serializers.keys import Item, key_value
+
+# Places in a part's SQL. Names of tables and columns cannot have NUL in them.
+GATE, KEY = "\0gate\0", "\0key\0"
+SOURCE = "\0source{}\0"
+FIRST = SOURCE.format(0)
 
 DELETE, UPDATE, INSERT, MERGE_OLD, MERGE_NEW = range(5)
 
@@ -51,8 +56,8 @@ class Source:
 
 @dataclass(slots=True)
 class Part:
-    """A data-modifying part of a statement: SQL with {0}, {1} … for the names of its sources, {gate} for the
-    condition that makes it wait, and {key} for its parameter, if it has one."""
+    """A data-modifying part of a statement: SQL with places for the names of its sources (SOURCE), for the condition
+    that makes it wait (GATE), and for its parameter, if it has one (KEY)."""
 
     phase: int
     sql: str
@@ -151,12 +156,12 @@ def _statement(parts: Sequence[Part]) -> Statement:
             rows = f"json_to_recordset(${len(parameters)}::json) AS x({source.columns})"
             expressions.append(f"{names[id(source)]} AS MATERIALIZED (SELECT * FROM {rows})")
     for number, part in enumerate(parts):
-        sql = part.sql.replace("{gate}", _gate(parts, part.phase))
+        sql = part.sql.replace(GATE, _gate(parts, part.phase))
         for position, source in enumerate(part.sources):
-            sql = sql.replace(f"{{{position}}}", names[id(source)])
+            sql = sql.replace(SOURCE.format(position), names[id(source)])
         if part.key is not None:
             parameters.append(part.key)
-            sql = sql.replace("{key}", f"${len(parameters)}")
+            sql = sql.replace(KEY, f"${len(parameters)}")
         expressions.append(f"p{number} AS ({sql} RETURNING 1)")
     return Statement(f"WITH {', '.join(expressions)} SELECT", parameters)
 
@@ -190,11 +195,6 @@ def _release(item_type: ItemType, released: tuple[str, str]) -> str:
     )
 
 
-def _gate(parts: Sequence[Part], phase: int) -> str:
-    earlier = [f"(SELECT count(*) FROM p{number})" for number, part in enumerate(parts) if part.phase < phase]
-    return f"{' + '.join(earlier)} >= 0" if earlier else "true"
-
-
 def _described(fields: Iterable[Field]) -> str:
     return _typed([(f.name, f.column, f.prop) for f in fields if f.column is not None])
 
@@ -221,7 +221,7 @@ def _deletion(item_type: ItemType, keys: Sequence[str]) -> list[Part]:
     if not keys:
         return []
     assert item_type.table is not None
-    root, typed = quoted_table(item_type.table), typed_keys(item_type, "{key}")
+    root, typed = quoted_table(item_type.table), typed_keys(item_type, KEY)
     parameter = keys_parameter(item_type, keys)
     parts = []
     for section in item_type.sections:
@@ -255,7 +255,7 @@ class _Upsert:
         self._columns = _described(self._fields)
         self._insert = (
             f"INSERT INTO {table} ({_columns(self._fields)}){_overriding(self._fields)}"
-            f" SELECT {', '.join(_read(f, 'x') for f in self._fields)} FROM {{0}} x WHERE {{gate}}"
+            f" SELECT {', '.join(_read(f, 'x') for f in self._fields)} FROM {FIRST} x WHERE {GATE}"
         )
         keys = set(item_type.key_names)
         changing = [f for f in self._fields if f.name not in keys]
@@ -265,7 +265,7 @@ class _Upsert:
         different = " OR ".join(differs("t", _read(f, "x"), f.column) for f in changing if f.column is not None)
         assigned = ", ".join(f"{quoted(f.column.name)} = {_read(f, 'x')}" for f in changing if f.column is not None)
         self._update = (
-            f"UPDATE {table} AS t SET {assigned} FROM {{0}} x WHERE {by_key} AND ({different}) AND {{gate}}"
+            f"UPDATE {table} AS t SET {assigned} FROM {FIRST} x WHERE {by_key} AND ({different}) AND {GATE}"
             if changing
             else ""
         )
@@ -313,7 +313,7 @@ class _Rows:
             f"t.{quoted(c.name)} IS NULL" if position in self._pattern else f"t.{quoted(c.name)} = {owners[c.name]}"
             for position, (_, c, _) in enumerate(self._link)
         )
-        return f"DELETE FROM {self._table} t USING {{0}} o WHERE {linked}"
+        return f"DELETE FROM {self._table} t USING {FIRST} o WHERE {linked}"
 
     def _same(self) -> str:
         key = [one for one in (*self._link, *self._fields) if one[1].name in self._key]
@@ -337,7 +337,7 @@ class _Rows:
         return (
             f"INSERT INTO {self._table} ({', '.join(map(quoted, reads))})"
             f"{' OVERRIDING SYSTEM VALUE' if overriding else ''} SELECT {', '.join(reads.values())}"
-            " FROM {0} x WHERE {gate}"
+            f" FROM {FIRST} x WHERE {GATE}"
         )
 
     def _compile_update(self, columns: Link) -> str:
@@ -347,7 +347,7 @@ class _Rows:
         different = " OR ".join(differs("t", reads[c.name], c) for c in changing)
         if not changing:
             return ""
-        return f"UPDATE {self._table} t SET {assigned} FROM {{0}} x WHERE {self._same()} AND ({different}) AND {{gate}}"
+        return f"UPDATE {self._table} t SET {assigned} FROM {FIRST} x WHERE {self._same()} AND ({different}) AND {GATE}"
 
     def parts(self, owners: Sequence[Any], merged: Sequence[Any], new: Sequence[Any] = ()) -> list[Part]:
         """`owners` of which there may be rows already; `merged` all their rows; `new` rows that cannot be there."""
@@ -365,7 +365,9 @@ class _Rows:
             parts.append(Part(MERGE_NEW, compiled.insert, [Source(compiled.columns, rows)]))
         if owners:
             staying = range(1, len(sources) + 1) if self._by_key else ()
-            absent = "".join(f" AND NOT EXISTS (SELECT FROM {{{n}}} x WHERE {self._same()})" for n in staying)
+            absent = "".join(
+                f" AND NOT EXISTS (SELECT FROM {SOURCE.format(n)} x WHERE {self._same()})" for n in staying
+            )
             parts.append(Part(DELETE, self._delete + absent, [Source(_typed(self._link), owners), *sources]))
         return parts
 

@@ -93,14 +93,18 @@ class SqliteStore:
         known = {node for (node,) in connection.execute("SELECT node FROM kod_outgoing")}
         new = [node for node in neighbours if node not in known]
         for node in new:
-            connection.execute("INSERT INTO kod_outgoing (node) VALUES (?)", (node,))
+            connection.execute("INSERT INTO kod_outgoing (node, catch_up) SELECT ?, top_mark FROM kod_node", (node,))
             connection.execute("INSERT INTO kod_incoming (node) VALUES (?) ON CONFLICT DO NOTHING", (node,))
-        if new:  # what was applied while nobody else was there to get it has to be marked now
-            connection.execute(
-                "INSERT INTO kod_log (type, key, at, gone, local) "
-                "SELECT type, key, stamp, 0, 0 FROM kod_register WHERE mark <= 0"
-            )
-            connection.execute("UPDATE kod_register SET mark = -1, known = NULL WHERE mark <= 0")
+        if new:
+            self._mark_all(connection)
+
+    def _mark_all(self, connection: sqlite3.Connection) -> int:
+        """What was applied while nobody else was there to get it has to be marked now: the next fold marks so many."""
+        connection.execute(
+            "INSERT INTO kod_log (type, key, at, gone, local) "
+            "SELECT type, key, stamp, 0, 0 FROM kod_register WHERE mark <= 0"
+        )
+        return connection.execute("UPDATE kod_register SET mark = -1, known = NULL WHERE mark <= 0").rowcount
 
     # --- questions
 
@@ -117,10 +121,13 @@ class SqliteStore:
     def outgoing(self) -> Sequence[Outgoing]:
         with self._asking, translated(self._path):
             rows = self._open_asker().execute(
-                "SELECT o.node, o.position, o.last_session, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node) "
-                "FROM kod_outgoing o ORDER BY o.node"
+                "SELECT node, position, last_session, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node), "
+                "position < catch_up, restart, wish FROM kod_outgoing o ORDER BY node"
             )
-            return [Outgoing(*row) for row in rows]
+            return [
+                Outgoing(node, position, last, pending, bool(catching_up), bool(restart), wish)
+                for node, position, last, pending, catching_up, restart, wish in rows
+            ]
 
     def incoming(self, node: str) -> Incoming:
         with self._asking, translated(self._path):
@@ -263,6 +270,31 @@ class SqliteStore:
             connection.execute(
                 "UPDATE kod_incoming SET position = coalesce(?, position) WHERE node = ?", (position, node)
             )
+
+    def wish(self, node: str, reason: str | None) -> None:
+        with self._writing() as connection:
+            connection.execute("UPDATE kod_outgoing SET wish = ? WHERE node = ?", (reason, node))
+
+    def restart_asked(self, node: str, *, lost: bool) -> None:
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE kod_outgoing SET restart = max(restart, ?) WHERE node = ?", (2 if lost else 1, node)
+            )
+
+    def restart(self, node: str) -> None:
+        with self._writing() as connection, transaction(connection):
+            (asked,) = connection.execute("SELECT restart FROM kod_outgoing WHERE node = ?", (node,)).fetchone()
+            connection.execute("DELETE FROM kod_ahead WHERE node = ?", (node,))
+            connection.execute("UPDATE kod_presence SET since = NULL WHERE node = ?", (node,))
+            if asked == 2:  # it may lack what came from it
+                connection.execute("UPDATE kod_register SET source = NULL WHERE source = ?", (node,))
+            marked = self._mark_all(connection)
+            connection.execute(
+                "UPDATE kod_outgoing SET position = 0, restart = 0, catch_up = (SELECT top_mark FROM kod_node) + ? "
+                "WHERE node = ?",
+                (marked, node),
+            )
+            self._folded_aside = True
 
     def link_fault(self, node: str, text: str | None) -> None:
         with self._writing() as connection:
