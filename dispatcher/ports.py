@@ -383,6 +383,10 @@ class Store(Protocol):
         """Messages that wait, in the order in which they came. Cheap when there are none."""
         ...
 
+    def retry_asked(self) -> bool:
+        """Whether an administrator wants parked messages tried at once."""
+        ...
+
     def parked_again(self, parked_id: int, reason: str) -> None:
         """It was tried once more, in vain."""
         ...

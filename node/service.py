@@ -238,6 +238,11 @@ class Service:
         send, receive = self.store.streams()
         self.sender.streams_max = self.settings.send_streams_max if send is None else send
         self.receiver.streams_max = self.settings.receive_streams_max if receive is None else receive
+        if self.store.retry_asked():
+            self.receiver.parking.applied()
+            self._send_now.set()
+            for arrived in self._arrived.values():
+                arrived.set()
 
     def _check_triggers(self) -> None:
         try:

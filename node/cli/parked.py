@@ -14,57 +14,60 @@ from schemas.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dispatcher.ports import Figures, Parked
-    from schemas.network import Network
+    from dispatcher.ports import Parked
+    from node.databases import Database
+
+_SHOWN = ("id", "from", "message", "reason", "since", "attempts")
 
 
 @click.command(
     cls=Command,
     examples="""
         kod parked --node 00
-        kod parked --node 00 --json
         kod parked --node 00 show 3
+        kod parked --node 00 retry
+        kod parked --node 00 discard 3
     """,
 )
 @node_option()
 @json_option
-@click.argument("what", metavar="[show ID]", nargs=-1)
+@click.argument("what", metavar="[show ID | retry [ID…] | discard ID]", nargs=-1)
 @click.pass_obj
 def command(call: Call, code: str, as_json: bool, what: tuple[str, ...]) -> None:
-    """Lists messages that could not be applied, and why; `show ID` prints one whole. They are tried again by
-    themselves: when something they may wait for arrives, and from time to time."""
-    if what and (len(what) != 2 or what[0] != "show"):
-        raise click.UsageError(f"{' '.join(what)!r} is not understood: `show ID`, or nothing for the list")
+    """Lists messages that could not be applied, and why. They are tried again by themselves, when something they may
+    wait for arrives and from time to time; `retry` does so at once, `discard` throws one away, `show` prints it."""
+    act, ids = _understood(what)
     network = call.network(code)
-    figures, parked = _parked(network, code)
-    if what:
-        _show(parked, what[1], code)
-        return
-    lines = [_line(one) for one in parked]
+    from node.opened import connect
+
+    with closing(connect(network, code)) as database:
+        if act == "retry":
+            count = database.retry_parked(ids)
+            click.echo(f"{count} message(s) will be tried again by the running daemon, or when it starts")
+        elif act == "discard":
+            _discard(database, ids[0], code)
+        elif act == "show":
+            _show(database.parked(), ids[0], code)
+        else:
+            _list([_line(one) for one in database.parked()], as_json)
+            for neighbour, link in database.figures().links.items():
+                if link.get("fault"):
+                    print_problem(f"the link from {neighbour}: {link['fault']}", f"kod status --node {code}")
+
+
+def _understood(what: tuple[str, ...]) -> tuple[str, list[int]]:
+    act, ids = (what[0], what[1:]) if what else ("list", ())
+    fits = {"list": len(ids) == 0, "show": len(ids) == 1, "discard": len(ids) == 1, "retry": True}
+    if not fits.get(act, False) or not all(number.isdecimal() for number in ids):
+        raise click.UsageError(f"{' '.join(what)!r} is not understood: `show ID`, `retry [ID…]` or `discard ID`")
+    return act, [int(number) for number in ids]
+
+
+def _list(lines: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(lines)
     else:
-        print_table(
-            ("id", "from", "message", "reason", "since", "attempts"),
-            [[line[c] for c in ("id", "from", "message", "reason", "since", "attempts")] for line in lines],
-            empty="nothing is parked",
-        )
-    for neighbour, link in figures.links.items():
-        if link.get("fault"):
-            print_problem(f"the link from {neighbour}: {link['fault']}", f"kod status --node {code}")
-
-
-def _parked(network: Network, code: str) -> tuple[Figures, Sequence[Parked]]:
-    from node.opened import open_node
-
-    database, structure = open_node(network, code)
-    with closing(database):
-        figures = database.figures()
-        if not figures.parked:
-            return figures, ()
-        with closing(database.store(network.nodes[code], structure)) as store:
-            store.start(network.topology.neighbours(code))
-            return figures, store.parked()
+        print_table(_SHOWN, [[line[column] for column in _SHOWN] for line in lines], empty="nothing is parked")
 
 
 def _line(parked: Parked) -> dict[str, Any]:
@@ -77,17 +80,28 @@ def _line(parked: Parked) -> dict[str, Any]:
         "reason": parked.reason,
         "since": digits(parked.since),
         "waits_for": None,
-        "attempts": parked.attempts,
+        "attempts": max(0, parked.attempts),
     }
 
 
-def _show(parked: Sequence[Parked], wanted: str, code: str) -> None:
-    found = next((one for one in parked if str(one.id) == wanted), None)
+def _discard(database: Database, parked_id: int, code: str) -> None:
+    if not database.discard_parked(parked_id):
+        raise _not_there(parked_id, code)
+    click.echo(f"message {parked_id} is discarded: what it says does not arrive by it")
+
+
+def _show(parked: Sequence[Parked], wanted: int, code: str) -> None:
+    found = next((one for one in parked if one.id == wanted), None)
     if found is None:
-        raise ConfigError(
-            f"no message {wanted!r} is parked at node {code}", hint=f"kod parked --node {code} lists them"
-        )
+        raise _not_there(wanted, code)
     import orjson
 
     print_problem(f"{found.name}: {found.reason}")
-    click.echo(orjson.dumps(orjson.loads(found.payload), option=orjson.OPT_INDENT_2).decode())
+    try:
+        click.echo(orjson.dumps(orjson.loads(found.payload), option=orjson.OPT_INDENT_2).decode())
+    except orjson.JSONDecodeError:
+        click.echo(found.payload.decode(errors="replace"))
+
+
+def _not_there(parked_id: int, code: str) -> ConfigError:
+    return ConfigError(f"no message {parked_id} is parked at node {code}", hint=f"kod parked --node {code} lists them")

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dispatcher.ports import Content, Figures, Store
+from dispatcher.ports import Content, Figures, Parked, Store
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Mismatch, Structure
@@ -105,6 +105,18 @@ class Database(Protocol):
 
     def collisions(self) -> Sequence[Mapping[str, Any]]:
         """The journal: id, type, key (inner text), winner and loser (stamp, origin, text), policy, sender, at."""
+        ...
+
+    def parked(self) -> Sequence[Parked]:
+        """Messages that wait because they could not be applied, in the order in which they came."""
+        ...
+
+    def retry_parked(self, ids: Sequence[int]) -> int:
+        """Has them (all, where none is named) tried at once by the running daemon, or when it starts; how many."""
+        ...
+
+    def discard_parked(self, parked_id: int) -> bool:
+        """Throws one away: what it says will not arrive by it. Whether it was there."""
         ...
 
     def story(self, item: Item) -> Story: ...

@@ -124,12 +124,15 @@ class Pace:
 
     def __init__(self) -> None:
         self._at = time.monotonic()
-        self._items = 0
+        self._items: int | None = None
+        """Sent at the last look; what was sent before the first one does not count."""
         self._counts = [0] * 12
 
     def add(self, items: int) -> None:
         now = time.monotonic()
-        if now - self._at >= _PACE_S:
+        if self._items is None:
+            self._at, self._items = now, items
+        elif now - self._at >= _PACE_S:
             self._counts = [*self._counts[1:], items - self._items]
             self._at, self._items = now, items
 
@@ -148,7 +151,7 @@ class Screen:
 
     def say(self, text: str, style: str = "") -> None:
         if not self.quiet:
-            self.console.print(text, style=style, highlight=False, markup=False)
+            self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def live(self) -> Iterator[Callable[[str, Now, Sequence[Happened]], None]]:
@@ -298,8 +301,8 @@ def verdict_lines(proof: Proof, edits: int) -> Iterator[tuple[str, str]]:
         ),
         (
             not proof.unjournalled,
-            f"{proof.collisions_provoked} collisions provoked, {proof.collisions_journalled} journalled: one version won,"
-            " the other is kept",
+            f"{proof.collisions_provoked} collisions provoked, {proof.collisions_journalled} journalled:"
+            " one version won, the other is kept",
             f"{len(proof.unjournalled)} collisions were not settled, or not journalled",
         ),
         (not broken, "no reference is broken anywhere", f"{broken} references are broken"),

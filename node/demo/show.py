@@ -107,7 +107,7 @@ class _Demo:
         network, say = self.network, self.screen.say
         network.write(nodes)
         rows = load_sample(network.nodes[0])
-        say(f"A trade in {network.folder}: {nodes} nodes, SQLite databases, a folder as the bus.", "bold")
+        say(f"A small trade: {nodes} nodes, SQLite databases, a folder as the bus; in {network.folder}", "bold")
         say(f"The head office has {rows} rows already, the others none. As you would do it:\n")
         say("  kod schema generate --node 00")
         network.kod("schema", "generate", "--node", "00")

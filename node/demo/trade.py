@@ -368,7 +368,7 @@ class Application(threading.Thread):
             [(product, period, kind, self._rng.randrange(100, 9999), tag) for kind in kinds],
         )
         self._note("prices", product, period, tag=tag if kinds else None)
-        return f"{len(kinds)} prices of product {product} from {period}"
+        return f"product {product} from {period}: " + (" and ".join(kinds) + " price" if kinds else "no price any more")
 
     def change_product(self) -> str:
         product, tag = self._rng.randint(1, PRODUCTS), self._tag()

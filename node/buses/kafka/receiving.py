@@ -44,6 +44,9 @@ class Receiver:
         """Topics whose fetch has to be started anew, from the inbox's next."""
         self._lost: set[str] = set()
         """Topics in which the next offset is not there any more."""
+        self._resume: set[str] = set()
+        """Topics that were paused and have room again."""
+        self._commit_due = False
 
     # --- opening ---
 
@@ -105,9 +108,9 @@ class Receiver:
         inbox = self._inboxes[sender]
         with self._lock:
             records = inbox.take(records_max)
-            if inbox.paused and inbox.has_room and self._consumer is not None:
+            if inbox.paused and inbox.has_room:
                 inbox.paused = False
-                self._consumer.resume([TopicPartition(inbox.topic, 0)])
+                self._resume.add(inbox.topic)
             trouble, inbox.trouble = inbox.trouble, None
         if trouble and not records:
             raise UnavailableError(
@@ -148,11 +151,8 @@ class Receiver:
                 self._inboxes[sender].finish(position)
 
     def commit(self) -> None:
-        """Tells the group's offsets, which only tools that show the lag look at."""
-        with self._lock:
-            offsets = [TopicPartition(inbox.topic, 0, inbox.applied) for inbox in self._inboxes.values()]
-        if self._consumer is not None:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
+        """Has the group's offsets told, which only tools that show the lag look at, by the thread that pulls next."""
+        self._commit_due = True
 
     def backlog(self, sender: str, end: int) -> Backlog:
         with self._lock:
@@ -167,6 +167,7 @@ class Receiver:
     def _pull(self, timeout_s: float) -> None:
         if self._consumer is None:
             return
+        self._catch_up_with_calls()
         self._start_again()
         messages = self._consumer.consume(BATCH, 0)
         if not messages and timeout_s > 0:
@@ -178,6 +179,22 @@ class Receiver:
                     self._sort_in(message)
                 self._pause_full_ones()
             self._start_again()
+
+    def _catch_up_with_calls(self) -> None:
+        """A call into the consumer while another thread polls it may wait for minutes [run: commit, confluent-kafka
+        2.16.1 with a broker that has no offsets topic yet]: so the thread that pulls makes them all."""
+        assert self._consumer is not None
+        with self._lock:
+            topics, self._resume = self._resume, set()
+            due, self._commit_due = self._commit_due, False
+            offsets = [TopicPartition(inbox.topic, 0, inbox.applied) for inbox in self._inboxes.values()]
+        if topics:
+            self._consumer.resume([TopicPartition(topic, 0) for topic in topics])
+        if due:
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+            except KafkaException as error:  # nothing but comfort depends on it
+                event(log, logging.DEBUG, "offsets not committed", error=reason_of(error))
 
     def _sort_in(self, message: KafkaMessage) -> None:
         error, topic = message.error(), message.topic()

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Content, Figures
+from dispatcher.ports import Content, Figures, Parked
 from node.databases import Installed, Story
-from node.databases.postgresql import capture, figures, reflection, stamping
+from node.databases.postgresql import capture, figures, parking, reflection, stamping
 from node.databases.postgresql.checking import check
 from node.databases.postgresql.connecting import Connection, Connections, Statement, Transaction, streamed, translated
 from node.databases.postgresql.daemon import DaemonLock
@@ -182,6 +182,22 @@ class PostgresqlDatabase:
             }
             for row in rows
         ]
+
+    def parked(self) -> Sequence[Parked]:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            return parking.parked(connection)
+
+    def retry_parked(self, ids: Sequence[int]) -> int:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            asked = "UPDATE kod.parked SET attempts = -1 WHERE cardinality($1::bigint[]) = 0 OR id = ANY ($1::bigint[])"
+            return connection.execute(asked, (list(ids),)).rowcount
+
+    def discard_parked(self, parked_id: int) -> bool:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            return connection.execute("DELETE FROM kod.parked WHERE id = $1", (parked_id,)).rowcount > 0
 
     def story(self, item: Item) -> Story:
         with self._connections.connection() as connection:

@@ -178,6 +178,10 @@ class PostgresqlStore:
         with self._connections.connection() as connection:
             return parking.parked(connection)
 
+    def retry_asked(self) -> bool:
+        with self._connections.connection() as connection:
+            return connection.execute("SELECT FROM kod.parked WHERE attempts < 0 LIMIT 1").fetchone() is not None
+
     def parked_again(self, parked_id: int, reason: str) -> None:
         with self._connections.connection() as connection:
             parking.parked_again(connection, parked_id, reason)

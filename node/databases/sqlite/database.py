@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Content, Figures
+from dispatcher.ports import Content, Figures, Parked
 from node.databases import Installed, Story
-from node.databases.sqlite import capture, figures, reflection, registers
+from node.databases.sqlite import capture, figures, parking, reflection, registers
 from node.databases.sqlite.connection import connect, path_of, transaction, translated
 from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading
@@ -253,6 +253,20 @@ class SqliteDatabase:
                 }
                 for row in rows
             ]
+
+    def parked(self) -> Sequence[Parked]:
+        with self._connected(installed=True) as connection:
+            return parking.parked(connection)
+
+    def retry_parked(self, ids: Sequence[int]) -> int:
+        with self._connected(installed=True) as connection, transaction(connection):
+            chosen = ids or [number for (number,) in connection.execute("SELECT id FROM kod_parked").fetchall()]
+            rows = [(number,) for number in chosen]
+            return connection.executemany("UPDATE kod_parked SET attempts = -1 WHERE id = ?", rows).rowcount
+
+    def discard_parked(self, parked_id: int) -> bool:
+        with self._connected(installed=True) as connection, transaction(connection):
+            return connection.execute("DELETE FROM kod_parked WHERE id = ?", (parked_id,)).rowcount > 0
 
     def story(self, item: Item) -> Story:
         with self._connected(installed=True) as connection:

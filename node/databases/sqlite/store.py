@@ -204,6 +204,11 @@ class SqliteStore:
             why = broken_references(connection) if "FOREIGN KEY" in str(error) else in_words(error)
             raise MessageError(f"the message cannot be applied: {why}") from error
 
+    def retry_asked(self) -> bool:
+        with self._asking, translated(self._path):
+            asker = self._open_asker()
+            return asker.execute("SELECT 1 FROM kod_parked WHERE attempts < 0 LIMIT 1").fetchone() is not None
+
     def parked_again(self, parked_id: int, reason: str) -> None:
         with self._writing() as connection, transaction(connection):
             parking.parked_again(connection, parked_id, reason)
