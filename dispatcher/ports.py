@@ -66,6 +66,8 @@ class Outgoing:
     last_session: Stamp | None
     pending: int
     """Items that are to go to this node out of turn: answers, and deletions that were held back."""
+    ahead: int
+    """The largest mark of an item that went to it before its turn; 0 for none."""
     catching_up: bool = False
     """It is new, or is sent everything again, and has not reached what was there when that began."""
     restart: bool = False

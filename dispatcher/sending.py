@@ -128,8 +128,6 @@ class Sender:
         self._not_before: dict[str, int] = {}
         self._ask_again: dict[str, int] = {}
         """When a neighbour of whom something is missing is asked for it again."""
-        self._ahead: dict[str, int | None] = {}
-        """For each neighbour the largest mark sent before its turn; None before it was looked up."""
 
     def nudge(self) -> None:
         """Something was made pending, or positions were changed, outside the capture log."""
@@ -148,8 +146,10 @@ class Sender:
         if not (self._unsettled or self._retry_due() or self.store.has_changes()):
             return False
         self._unsettled = False
-        moved = self._restart_links()
-        for front in self._fronts():
+        links = [link for link in self.store.outgoing() if link.node in self.node.neighbours]
+        if moved := self._restart_links(links):
+            links = [link for link in self.store.outgoing() if link.node in self.node.neighbours]
+        for front in self._fronts(links):
             started = self.clock.now()
             parcels = self._prepare(front)
             delivered = [parcel for parcel in parcels if self._publish(parcel)]
@@ -168,13 +168,11 @@ class Sender:
         for link in idle:
             self._empty_session(link)
 
-    def _restart_links(self) -> bool:
+    def _restart_links(self, links: Sequence[Outgoing]) -> bool:
         """What was found missing: neighbours that lack something are served from the beginning again, and those of
         whom something is missing here are asked to do the same."""
         moved = False
-        for link in self.store.outgoing():
-            if link.node not in self.node.neighbours:
-                continue
+        for link in links:
             if link.restart and self._empty_session(link, catching_up=True):
                 self.store.restart(link.node)
                 event(log, logging.WARNING, "resync begun", to=link.node)
@@ -205,12 +203,12 @@ class Sender:
 
     # --- who is to be served ---
 
-    def _fronts(self) -> list[Front]:
+    def _fronts(self, links: Sequence[Outgoing]) -> list[Front]:
         now = self.clock.now()
         self._not_before = {node: moment for node, moment in self._not_before.items() if now < moment}
         fronts: dict[int, list[Outgoing]] = {}
-        for link in self.store.outgoing():
-            if link.node in self.node.neighbours and link.node not in self._not_before:
+        for link in links:
+            if link.node not in self._not_before:
                 fronts.setdefault(link.position, []).append(link)
         # the nearest to the present first: who was away does not delay who was not
         return [Front(position, tuple(fronts[position])) for position in sorted(fronts, reverse=True)]
@@ -314,8 +312,7 @@ class Sender:
         return loads
 
     def _went_ahead(self, view: SendingView, link: Outgoing, changes: Sequence[Change]) -> frozenset[Item]:
-        largest = self._ahead.get(link.node)
-        if not changes or (largest is not None and largest < changes[0].mark):
+        if not changes or link.ahead < changes[0].mark:
             return frozenset()
         return view.ahead(link.node, changes)
 
@@ -497,11 +494,6 @@ class Sender:
     def _remember(self, delivered: Sequence[Parcel]) -> None:
         for parcel in delivered:
             sent = parcel.sent
-            if sent.ahead:
-                largest = max(change.mark for change in sent.ahead)
-                self._ahead[sent.node] = max(largest, self._ahead.get(sent.node) or 0)
-            elif self._ahead.get(sent.node) is None:
-                self._ahead[sent.node] = None
             if sent.stamp is not None:
                 self._served.add(sent.node)
                 event(

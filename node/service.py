@@ -138,6 +138,7 @@ class Service:
     def run(self) -> int:
         """Runs until SIGTERM or SIGINT. 0 after a clean end; raises what made it stop otherwise."""
         self._end_on_signals()
+        gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         loops = {"send": self._send, "wake": self._wake}
         loops |= {f"from-{sender}": partial(self._receive, link) for sender, link in self.receiver.links.items()}

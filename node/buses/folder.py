@@ -2,8 +2,8 @@
 
     <bus>/<network>/<to>/<from>/<minute YYYYMMDDHHmm of the session>/<name>
 
-Writing: a temporary name in the same folder, fsync, rename, fsync of the folder; a session's end mark is renamed only
-when its messages are durable, so that a crash never leaves an end mark without them. Reading: in the order of
+Writing: a temporary name in the same folder, fsync, rename, fsync of the folder; a session's end mark is renamed
+last, so that whoever sees it sees its messages. Reading: in the order of
 (session, number); a file is removed when its letter is done, a minute's folder when it is empty.
 
 Names are taken apart and rebuilt (serializers.message), never joined to a path from content; only regular files are
@@ -248,12 +248,10 @@ class Outbox:
             for name, (_, payload) in zip(names, letters, strict=True):
                 written.append(name)
                 _write(fd, _temporary(name), payload)
-            *messages, end_mark = names
-            for name in messages:
+            for name in names:  # the end mark is the last
                 _rename(fd, name)
-            if messages:
-                os.fsync(fd)
-            _rename(fd, end_mark)
+            # One for all: if a crash of the machine keeps the end mark and loses a message, nothing of the session
+            # was acknowledged, and it goes out again under a new stamp.
             os.fsync(fd)
         except OSError:
             for name in written:

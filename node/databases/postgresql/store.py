@@ -27,6 +27,8 @@ from schemas.structure import Structure
 VACUUM_AFTER_ROWS = 20_000
 """Folded log rows after which the log is vacuumed: polling reads its pages, dead rows and all."""
 
+TRUNCATE_AFTER_ROWS = 100_000
+
 # Whether anything is visible in the log. The same snapshot as last time sees the same: then the log is not looked at.
 _HAS_CHANGES = """
 SELECT s.snapshot, CASE WHEN s.snapshot = $1 THEN NULL ELSE EXISTS (SELECT FROM kod.log) END
@@ -39,7 +41,7 @@ SELECT EXISTS (SELECT FROM kod.register r WHERE r.mark > 0 AND r.mark > (SELECT 
 
 _OUTGOING = """
 SELECT o.node, o.position, o.last_session, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node),
-  o.position < o.catch_up, o.restart > 0, o.wish
+  coalesce((SELECT max(mark) FROM kod.ahead a WHERE a.node = o.node), 0), o.position < o.catch_up, o.restart > 0, o.wish
 FROM kod.outgoing o ORDER BY o.node"""
 
 _INCOMING = """
@@ -231,10 +233,12 @@ class PostgresqlStore:
         self._folded_rows += rows
         if self._folded_rows < VACUUM_AFTER_ROWS:
             return
+        # giving pages back takes a lock that applications would wait for, if briefly: only where there are many
+        truncate = str(self._folded_rows >= TRUNCATE_AFTER_ROWS).lower()
         self._folded_rows = 0
         try:
             with self._connections.connection() as connection:
-                connection.execute("VACUUM (TRUNCATE false, SKIP_LOCKED true) kod.log")
+                connection.execute(f"VACUUM (TRUNCATE {truncate}, SKIP_LOCKED true) kod.log")
         except KodError:
             pass  # without the right to, the server's own vacuum does it later
 

@@ -25,6 +25,12 @@ from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Structure
 
+_OUTGOING = """SELECT node, position, last_session,
+        (SELECT count(*) FROM kod_pending p WHERE p.node = o.node),
+        (SELECT coalesce(max(mark), 0) FROM kod_ahead a WHERE a.node = o.node),
+        position < catch_up, restart, wish
+    FROM kod_outgoing o ORDER BY node"""
+
 
 class SqliteStore:
     def __init__(
@@ -120,13 +126,10 @@ class SqliteStore:
 
     def outgoing(self) -> Sequence[Outgoing]:
         with self._asking, translated(self._path):
-            rows = self._open_asker().execute(
-                "SELECT node, position, last_session, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node), "
-                "position < catch_up, restart, wish FROM kod_outgoing o ORDER BY node"
-            )
+            rows = self._open_asker().execute(_OUTGOING)
             return [
-                Outgoing(node, position, last, pending, bool(catching_up), bool(restart), wish)
-                for node, position, last, pending, catching_up, restart, wish in rows
+                Outgoing(node, position, last, pending, ahead, bool(catching_up), bool(restart), wish)
+                for node, position, last, pending, ahead, catching_up, restart, wish in rows
             ]
 
     def incoming(self, node: str) -> Incoming:
