@@ -107,6 +107,11 @@ class ItemType:
         return tuple(f for f in self.fields if f.column is not None)
 
     @cached_property
+    def held_names(self) -> frozenset[str]:
+        """Names of the properties and sections that have a place in the tables here."""
+        return frozenset(f.name for f in self.held) | {s.name for s in self.sections}
+
+    @cached_property
     def key_names(self) -> tuple[str, ...]:
         return tuple(f.name for f in self.key)
 

@@ -263,7 +263,7 @@ class PostgresqlReceivingView:
             return orjson.dumps(one.value).decode()
         if not item_type.is_object:
             return None
-        without = one.value.keys() - {f.name for f in item_type.held} - {s.name for s in item_type.sections}
+        without = one.value.keys() - item_type.held_names
         if not without:
             return None
         self._with_kept.add(item_type.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from schemas.errors import MessageError
@@ -39,11 +40,19 @@ def check(item_type: ItemType, values: Rows) -> None:
     for where, fields, rows in _parts(item_type, values):
         for field in fields:
             allowed = _KINDS.get(field.prop.xml, _TEXT)
-            if not {type(row[field.name]) for row in rows if field.name in row} <= allowed:
+            if not _kinds(field.name, rows) <= allowed:
                 raise MessageError(f"{where}.{field.name}: the value is no {field.prop.xml}")
             scale = _narrower_scale(field)
             if scale is not None and any(_fraction(row.get(field.name)) > scale for row in rows):
                 raise MessageError(f"{where}.{field.name}: the column holds fewer digits: it would be rounded")
+
+
+def _kinds(name: str, rows: Rows) -> set[type]:
+    """The kinds of a property's values. Rows mostly have all properties: then nothing of this runs in Python."""
+    try:
+        return set(map(type, map(itemgetter(name), rows)))
+    except KeyError:
+        return {type(row[name]) for row in rows if name in row}
 
 
 def _narrower_scale(field: Field) -> int | None:
