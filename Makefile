@@ -25,7 +25,7 @@ check: setup
 	$(VENV)/bin/lint-imports
 
 test: check
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 bench: setup
 	$(VENV)/bin/python -m benchmarks

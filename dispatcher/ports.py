@@ -338,6 +338,10 @@ class Store(Protocol):
         0. Raises ConfigError when `kod install` has not been run or the triggers are not the installed ones."""
         ...
 
+    def check(self) -> None:
+        """Raises ConfigError when the triggers are not the installed ones any more."""
+        ...
+
     def has_changes(self) -> bool:
         """Whether the capture log has anything in it. Cheap: asked every few milliseconds."""
         ...

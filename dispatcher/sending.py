@@ -243,9 +243,9 @@ class Sender:
         self._note_holders(view, loads, classes)
         cut = [(nodes, self._group(nodes, loads, completed, texts)) for nodes, completed in classes]
         sessions = max((len(phases) for _, phases in cut), default=0)
-        first = view.open_session(self.clock.now(), sessions) if sessions else None
         if portion.changes:
             view.reviewed(max(change.version.stamp for change in portion.changes))
+        first = view.open_session(self.clock.now(), sessions) if sessions else None
         return self._parcels(loads, classes, cut, texts, portion, first)
 
     def _select(self, view: SendingView, front: Front) -> Portion:

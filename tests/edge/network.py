@@ -23,6 +23,8 @@ import psycopg
 import yaml
 from sqlalchemy.engine import make_url
 
+from tests.servers import _end_with_parent
+
 WITHIN_S = 60.0
 """A deadline is for what never comes; no test measures time by it."""
 
@@ -208,6 +210,7 @@ class TestNetwork:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
+                    preexec_fn=_end_with_parent,  # also when pytest is killed
                 )
             self.daemons[code] = Daemon(code, process, log)
         return self.daemons[code]

@@ -16,6 +16,8 @@ import pytest
 
 from node.config import read_network
 from node.demo.network import DemoNetwork, example, nodes_yaml
+from node.demo.proof import compare, prove, read_node
+from node.demo.trade import Clash, Key, load_sample
 from tests.edge.processes import children, is_alive, needs_proc
 
 EXAMPLE = Path(__file__).parents[2] / "nodes.yaml"
@@ -65,6 +67,45 @@ def test_five_nodes_build_a_deeper_tree_and_leave_nothing_behind(tmp_path: Path)
     assert summary["collisions_journalled"] >= summary["collisions_provoked"] > 0
     assert all(line["agrees"] for line in summary["types"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "damage", "wrong"),
+    [
+        ("02", "UPDATE clients SET telephone = 'x' WHERE customer_id = 'C0003'", "Catalog.Customer"),
+        ("01", "DELETE FROM order_lines WHERE number = '00-S00001' AND line = 1", "Document.Order"),
+        ("00", "DELETE FROM prices WHERE product_id = 7 AND kind = 'retail'", "InformationRegister.Price"),
+        ("01", "INSERT INTO till_reports VALUES ('02', 1, 5, 'x')", "Document.TillReport"),
+    ],
+)
+def test_the_proof_notices_an_item_that_differs(tmp_path: Path, code: str, damage: str, wrong: str) -> None:
+    """Or the demo would prove whatever happened."""
+    network = _same_everywhere(tmp_path)
+    assert prove(network, {}, [], []).holds
+    with closing(next(node for node in network.nodes if node.code == code).connect()) as connection:
+        connection.execute(damage)
+    lines = compare(network, {node.code: read_node(node) for node in network.nodes})
+    assert [line.type for line in lines if not line.agrees] == [wrong]
+
+
+def test_the_proof_notices_a_lost_edit_and_a_collision_that_nobody_can_read(tmp_path: Path) -> None:
+    """All nodes may agree on the wrong version."""
+    network = _same_everywhere(tmp_path)
+    product, customer = Key("products", (7,)), Key("customers", ("C0003",))
+    assert prove(network, {"01": {product: "sample"}}, [], []).holds
+    assert len(prove(network, {"01": {product: "01#5"}}, [], []).lost) == 1
+    assert len(prove(network, {"01": {product: None}}, [], []).lost) == 1, "a deletion that did not arrive"
+    clash = Clash(customer, ("sample", "02#clash1"), ("01", "02"))
+    assert len(prove(network, {}, [clash], []).unjournalled) == 1
+    assert prove(network, {}, [clash], [("Catalog.Customer", '{"edited":"02#clash1"}')]).holds
+
+
+def _same_everywhere(folder: Path) -> DemoNetwork:
+    network = DemoNetwork(folder)
+    network.write(3)
+    for node in network.nodes:
+        load_sample(node)
+    return network
 
 
 @needs_proc

@@ -1,4 +1,4 @@
-"""What must be true of the flow from outside: real daemons, SQLite, a folder; a tree of four nodes.
+r"""What must be true of the flow from outside: real daemons, SQLite, a folder; a tree of four nodes.
 
         00
        /  \

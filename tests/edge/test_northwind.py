@@ -1,4 +1,4 @@
-"""Real input: the Northwind database in a tree of four nodes, over a folder and over Kafka.
+r"""Real input: the Northwind database in a tree of four nodes, over a folder and over Kafka.
 
         00 PostgreSQL, has it all
        /  \

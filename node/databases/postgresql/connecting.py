@@ -66,8 +66,11 @@ class Statement(NamedTuple):
 class Connections:
     """Idle connections to one database, shared by threads; there are as many as are in use at once."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **settings: str) -> None:
+        """`settings` are the sessions', beside those that all have."""
+        self._url = url
         self._conninfo = conninfo(make_url(url))
+        self._settings = {**_SETTINGS, **settings}
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._closed = False
@@ -80,10 +83,14 @@ class Connections:
                 autocommit=True,
                 cursor_factory=RawCursor,
                 prepare_threshold=PREPARE_AFTER,
-                options=_options({**_SETTINGS, **settings}),
+                options=_options({**self._settings, **settings}),
             )
         connection.prepared_max = PREPARED_MAX
         return connection
+
+    def others(self, **settings: str) -> Connections:
+        """Connections of their own to the same database, with further session settings."""
+        return Connections(self._url, **settings)
 
     def close(self) -> None:
         self._closed = True

@@ -27,8 +27,9 @@ from schemas.tables import Table
 from serializers.keys import Item
 from serializers.message import Version
 
-# What says that it is us who write (the triggers look at it), and lets deferrable constraints wait for the commit.
-BEGINNING = (Statement("SET LOCAL kod.applying = 'on'"), Statement("SET CONSTRAINTS ALL DEFERRED"))
+# What says that it is us who write: the triggers look at it. A setting of the session, so that it costs nothing.
+SETTINGS = {"kod.applying": "on"}
+DEFERRED = Statement("SET CONSTRAINTS ALL DEFERRED")
 
 # The register's rows, locked in the order of the items; nothing but `busy` when the log has something local of them.
 _REGISTER = f"""

@@ -45,7 +45,9 @@ SELECT {CHANGE} FROM {ITEMS} i CROSS JOIN LATERAL
   (SELECT * FROM kod.register r WHERE r.type = i.type AND r.key = i.key LIMIT 1) r"""
 
 _OPEN_SESSION = """
-UPDATE kod.node SET last_session = greatest($1::bigint, last_session + 1) + $2::bigint - 1 RETURNING last_session"""
+UPDATE kod.node SET last_session = greatest($1::bigint, last_session + 1) + $2::bigint - 1,
+  boundary = greatest(boundary, $3::bigint)
+RETURNING last_session"""
 
 _REVIEWED = "UPDATE kod.node SET boundary = $1::bigint WHERE boundary IS NULL OR boundary < $1::bigint"
 
@@ -79,6 +81,7 @@ class PostgresqlSendingView:
         self._reader = reader
         self._top: int | None = None
         self._opened: Stamp | None = None
+        self._reviewed: Stamp | None = None
         self._held: dict[str, list[Item]] = {}
         self._tops_known: dict[str, tuple[int, bool]] | None = None
         self.folded_rows = 0
@@ -166,6 +169,8 @@ class PostgresqlSendingView:
 
     def finish(self) -> None:
         """Notes the holders, as the last thing before the commit: the session is known by then."""
+        if self._reviewed is not None:
+            self._transaction.queue(Statement(_REVIEWED, (str(self._reviewed),)))
         opened = None if self._opened is None else str(self._opened)
         for node, items in self._held.items():
             if items:
@@ -182,13 +187,15 @@ class PostgresqlSendingView:
             yield Content(item, text)
 
     def open_session(self, now: Stamp, sessions: int = 1) -> Stamp:
-        (last,) = self._transaction.one(Statement(_OPEN_SESSION, (str(now), str(sessions))))
+        reviewed, self._reviewed = self._reviewed, None
+        boundary = None if reviewed is None else str(reviewed)
+        (last,) = self._transaction.one(Statement(_OPEN_SESSION, (str(now), str(sessions), boundary)))
         first = Stamp(last - sessions + 1)
         self._opened = self._opened or first
         return first
 
     def reviewed(self, boundary: Stamp) -> None:
-        self._transaction.queue(Statement(_REVIEWED, (str(boundary),)))
+        self._reviewed = boundary  # with the session, if one is opened; else at the end
 
     def _changes(self, statement: Statement) -> list[Change]:
         return [self._ids.change(row) for row in self._transaction.rows(statement)]

@@ -13,7 +13,7 @@ from node.databases.postgresql import capture, figures, parking
 from node.databases.postgresql.connecting import Connections, Statement
 from node.databases.postgresql.daemon import DaemonLock
 from node.databases.postgresql.reading import Reader
-from node.databases.postgresql.receiving import BEGINNING, PostgresqlReceivingView
+from node.databases.postgresql.receiving import DEFERRED, SETTINGS, PostgresqlReceivingView
 from node.databases.postgresql.reflection import reflect
 from node.databases.postgresql.registers import TYPE_IDS, TypeIds, folding
 from node.databases.postgresql.sending import PostgresqlSendingView
@@ -116,6 +116,10 @@ class PostgresqlStore:
     ) -> None:
         """Nothing is asked before `start`."""
         self._connections = connections
+        self._applying = connections.others(**SETTINGS)
+        # Lost with a crash of the server, a session counts as not recorded and goes out once more.
+        self._recording = connections.others(synchronous_commit="off")
+        self._beginning: tuple[Statement, ...] = ()
         self._settings = settings
         self._structure = structure
         self._daemon_lock = daemon_lock
@@ -126,6 +130,7 @@ class PostgresqlStore:
         """A receiver has folded changes of the application: they are not in the log any more, and not sent yet."""
         self._folded_rows = 0
         self._with_kept: set[str] = set()
+        self._any_ahead = True
         self.origin = ""
 
     def start(self, neighbours: Sequence[str]) -> None:
@@ -137,6 +142,8 @@ class PostgresqlStore:
             kept = connection.execute("SELECT DISTINCT type FROM kod.register WHERE kept IS NOT NULL").fetchall()
             self._with_kept.update(self._ids.name(number) for (number,) in kept)
             sequences = find_sequences(connection, tables)
+            deferrable = connection.execute("SELECT FROM pg_constraint WHERE condeferrable LIMIT 1").fetchone()
+        self._beginning = (DEFERRED,) if deferrable is not None else ()
         self._tables = tables
         self._reader = Reader(self._structure, self._ids, self._with_kept)
         self._writer = Writer(self._structure, tables)
@@ -144,6 +151,10 @@ class PostgresqlStore:
         with self._connections.transaction() as transaction:
             transaction.run(Statement(_NEW_LINKS, (orjson.dumps(list(neighbours)).decode(),)))
             (self._folded_aside,) = transaction.one(Statement(_UNSENT))
+
+    def check(self) -> None:
+        with self._connections.connection() as connection:
+            capture.check(connection, self._structure)
 
     # --- questions
 
@@ -157,7 +168,9 @@ class PostgresqlStore:
 
     def outgoing(self) -> Sequence[Outgoing]:
         with self._connections.connection() as connection:
-            return [Outgoing(*row) for row in connection.execute(_OUTGOING).fetchall()]
+            links = [Outgoing(*row) for row in connection.execute(_OUTGOING).fetchall()]
+        self._any_ahead = any(link.ahead for link in links)
+        return links
 
     def incoming(self, node: str) -> Incoming:
         with self._connections.connection() as connection:
@@ -206,7 +219,7 @@ class PostgresqlStore:
 
     @contextmanager
     def receiving(self, sender: str, *, forward: bool, limited: frozenset[str]) -> Iterator[ReceivingView]:
-        with self._connections.transaction("READ COMMITTED", *BEGINNING) as transaction:
+        with self._applying.transaction("READ COMMITTED", *self._beginning) as transaction:
             yield PostgresqlReceivingView(
                 transaction,
                 self._structure,
@@ -246,9 +259,12 @@ class PostgresqlStore:
         statements = [statement for one in sent for statement in self._record(one)]
         if not statements:
             return
-        with self._connections.transaction() as transaction:
-            # Lost with a crash of the server, the session counts as not recorded and goes out once more.
-            transaction.queue(Statement("SET LOCAL synchronous_commit = off"), *statements)
+        if len(statements) == 1:
+            with self._recording.connection() as connection:
+                connection.execute(statements[0].sql, statements[0].parameters)
+            return
+        with self._recording.transaction() as transaction:
+            transaction.queue(*statements)
 
     def _record(self, sent: Sent) -> Iterator[Statement]:
         facts = None
@@ -261,7 +277,8 @@ class PostgresqlStore:
         for sql, changes in ((_AHEAD, sent.ahead), (_SETTLED, sent.settled), (_DEFERRED, sent.deferred)):
             if changes:
                 yield Statement(sql, (sent.node, self._changes(changes)))
-        yield Statement(_AHEAD_NO_MORE, (sent.node, str(sent.position)))
+        if sent.ahead or self._any_ahead:
+            yield Statement(_AHEAD_NO_MORE, (sent.node, str(sent.position)))
 
     def _changes(self, changes: Sequence[Change]) -> str:
         rows = [{"t": self._ids.id(c.item.type), "k": c.item.key, "m": c.mark} for c in changes]
@@ -293,5 +310,6 @@ class PostgresqlStore:
             connection.execute(_LINK_FAULT, (node, text))
 
     def close(self) -> None:
-        """Connections belong to the database, which closes them."""
-        self._connections.close_idle()
+        self._applying.close()
+        self._recording.close()
+        self._connections.close_idle()  # these belong to the database

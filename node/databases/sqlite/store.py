@@ -74,6 +74,10 @@ class SqliteStore:
                     "SELECT EXISTS (SELECT 1 FROM kod_outgoing WHERE position < (SELECT top_mark FROM kod_node))"
                 ).fetchone()
 
+    def check(self) -> None:
+        with self._writing() as connection:
+            self._check_triggers(connection)
+
     def _own_origin(self, connection: sqlite3.Connection) -> str:
         code, origin = connection.execute("SELECT code, origin FROM kod_node").fetchone() or ("", "")
         if code != self._settings.code:
