@@ -28,7 +28,7 @@ from dispatcher.sending import Sender
 from node.buses import open_bus
 from node.clock import SystemClock
 from node.opened import open_node
-from schemas.errors import ConfigError, KodError, UnavailableError
+from schemas.errors import ConfigError, ConflictError, InvariantError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
 from schemas.structure import Structure
 from schemas.topology import Topology
@@ -211,15 +211,20 @@ class Service:
         return True
 
     def _steps(self, name: str, step: Callable[[], bool]) -> Iterator[bool]:
-        """Runs `step` again and again until the daemon ends; waits while the database or the bus is away."""
+        """Runs `step` again and again until the daemon ends; waits while the database or the bus is away, or while
+        something else is wrong that a person may mend meanwhile: the other threads go on."""
         failures = 0
         while not self._stopping.is_set():
             try:
                 moved = step()
-            except UnavailableError as error:
+            except InvariantError:
+                raise
+            except KodError as error:
                 retry_s = RETRY_S[min(failures, len(RETRY_S) - 1)]
                 failures += 1
-                event(log, logging.WARNING, "unavailable", doing=name, retry_in_s=retry_s, error=error.text)
+                away = isinstance(error, UnavailableError | ConflictError)
+                level, text = (logging.WARNING, "unavailable") if away else (logging.ERROR, "cannot go on")
+                event(log, level, text, doing=name, retry_in_s=retry_s, error=error.text, hint=error.hint)
                 self._stopping.wait(retry_s)
                 continue
             failures = 0

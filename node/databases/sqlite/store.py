@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dispatcher.ports import Figures, Incoming, Outgoing, Parked, ReceivingView, SendingView, Sent
 from node.databases.sqlite import capture, parking, registers
-from node.databases.sqlite.connection import connect, transaction, translated
+from node.databases.sqlite.connection import begin, connect, transaction, translated
 from node.databases.sqlite.figures import figures
 from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.receiving import SqliteReceivingView
@@ -181,7 +181,7 @@ class SqliteStore:
     @contextmanager
     def receiving(self, sender: str, *, forward: bool, limited: frozenset[str]) -> Iterator[ReceivingView]:
         with self._writing() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            begin(connection)
             try:
                 connection.execute("PRAGMA defer_foreign_keys = ON")  # until this transaction ends
                 self._reading.begin()
