@@ -8,6 +8,7 @@ grouping      what must be one message, and what must come after what          (
 streams       sharing groups out among parallel streams, packing messages      (pure)
 receiving   sessions in order, their messages in parallel, what has come
 applying    one message in one transaction
+parking     what cannot be applied waits here, and blocks nothing else
 settling      new, repeat, successor or collision; who wins                    (pure)
 events      log lines
 """
