@@ -76,7 +76,7 @@ def spare(
 ) -> None:
     """Takes over the versions of deletions that would break a reference, but not the deletions."""
     deletions = [a.item for a in decided.accepted if a.value is None and a.existed]
-    spared = _spared(deletions, incoming, view)
+    spared = _spared(deletions, [a.item for a in decided.accepted], view)
     if not spared:
         return
     texts = view.contents([item for item in deletions if item in spared])
@@ -89,11 +89,11 @@ def spare(
             decided.collisions.append(Collision(item, version, lost, texts.get(item), None, "reference", sender))
 
 
-def _spared(deletions: list[Item], incoming: Mapping[Item, Incoming], view: ReceivingView) -> frozenset[Item]:
-    """What stays refers to others in its turn: they stay too."""
+def _spared(deletions: list[Item], written: list[Item], view: ReceivingView) -> frozenset[Item]:
+    """What is referred to by items that the message does not write; what stays refers to others: they stay too."""
     spared: frozenset[Item] = frozenset()
     while left := [item for item in deletions if item not in spared]:
-        more = view.referred(left, besides=[item for item in incoming if item not in spared])
+        more = view.referred(left, besides=[item for item in written if item not in spared])
         if not more:
             break
         spared |= more

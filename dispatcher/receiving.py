@@ -227,7 +227,7 @@ class Link:
             if alone is None:
                 self._complete(marks[0])
             self._drop(marks)
-            self._completed(session, catching_up=marks[0].read().header.extra.get("catching_up") is True)
+            self._completed(session, catching_up=_catching_up(marks[0].read()))
         elif marks and not todo and len(self._waiting) > len(marks):
             self._drop(marks)  # messages are missing, and a later session is here: `_begin` looks at what that says
         return bool(todo or repeated or whole)
@@ -240,11 +240,11 @@ class Link:
             self.answers = True
         known = self.incoming
         if header.extra.get("catching_up") is True:
-            self._catching_up(True)
+            self._resync_begun(header.after)
         elif known.incarnation in (None, header.incarnation):
             self._look_for_gap(header.after, known.completed)
             if known.session is None:
-                self._catching_up(False)
+                self._caught_up_now()
         self._drop([arrived])
 
     def _is_late(self, session: Stamp, incarnation: int) -> bool:
@@ -358,6 +358,8 @@ class Link:
             decided = apply(message, view, self.node, self.structure, self.store.origin)
             oldest = min((i.version.stamp for i in message.items if i.version.stamp > EARLIEST), default=None)
             received = self._received(arrived, header.incarnation, completing)
+            if _catching_up(message):  # what is sent again says nothing of the way
+                oldest = None
             end_to_end_ms = None if oldest is None else max(0, self.clock.now() - oldest)
             view.received(
                 replace(received, items=len(message.items), rejected=decided.rejected, end_to_end_ms=end_to_end_ms)
@@ -389,15 +391,19 @@ class Link:
         with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
             view.received(self._received(mark, mark.read().header.incarnation, mark))
 
-    def _catching_up(self, catching_up: bool) -> None:
-        """The sender has begun to send everything again, or has come to the end of it."""
-        if catching_up == self._caught_up:
-            if catching_up:
-                self.store.wish(self.sender, None)
-            else:
-                self.store.link_fault(self.sender, None)
-        self._caught_up = not catching_up
-        self.parking.catching_up(self.sender, catching_up)
+    def _resync_begun(self, after: Stamp | None) -> None:
+        """The sender has begun to send everything again: that covers whatever it recorded before."""
+        self._missed_up_to = max(self._missed_up_to, after or 0)
+        self._caught_up = False
+        self.parking.catching_up(self.sender, True)
+        self.store.wish(self.sender, None)
+
+    def _caught_up_now(self) -> None:
+        """What was missing has been sent again."""
+        if not self._caught_up:
+            self._caught_up = True
+            self.parking.catching_up(self.sender, False)
+            self.store.link_fault(self.sender, None)
 
     def _park(self, arrived: Arrived, error: MessageError, completing: Arrived | None) -> None:
         """Keeps the message, whole, with what stands in its way; as far as the link goes it is received."""
@@ -410,7 +416,8 @@ class Link:
 
     def _completed(self, session: Stamp, *, catching_up: bool) -> None:
         self.incoming = Incoming(self.sender, self.incoming.incarnation, completed=session)
-        self._catching_up(catching_up)
+        if not catching_up:
+            self._caught_up_now()
         event(log, logging.INFO, "session received", node=self.sender, session=digits(session))
 
     def _done(self, arrived: Sequence[Arrived]) -> None:
@@ -426,3 +433,7 @@ class Link:
             self.bus.done([a.letter for a in arrived])
             gone = {id(a) for a in arrived}
             self._waiting = [a for a in self._waiting if id(a) not in gone]
+
+
+def _catching_up(message: Message) -> bool:
+    return message.header.extra.get("catching_up") is True

@@ -41,6 +41,8 @@ PORTION_BYTES_MAX = 32_000_000
 """How much of a portion's content is held in memory; what exceeds it is left for the next one."""
 
 ATTEMPTS_MAX = 20
+ASK_AGAIN_S = 30.0
+ASK_AGAIN_MAX_S = 3600.0
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 """How long a neighbour that could not be reached is left alone, by failures in a row."""
 
@@ -127,7 +129,10 @@ class Sender:
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, int] = {}
         self._ask_again: dict[str, int] = {}
-        """When a neighbour of whom something is missing is asked for it again."""
+        """When a neighbour of whom something is missing is asked for it again; `_asked`, how often it was."""
+        self._asked: dict[str, int] = {}
+        self._catching_up: set[str] = set()
+        """Neighbours that have not yet been told that they have everything again."""
 
     def nudge(self) -> None:
         """Something was made pending, or positions were changed, outside the capture log."""
@@ -158,6 +163,7 @@ class Sender:
                 self.store.record_sent([replace(parcel.sent, took_ms=took_ms) for parcel in delivered])
                 self._remember(delivered)
                 moved = True
+        self._unsettled |= moved and bool(self._catching_up)  # who has caught up by now is told so
         return moved
 
     def _heartbeat(self) -> None:
@@ -177,19 +183,26 @@ class Sender:
                 self.store.restart(link.node)
                 event(log, logging.WARNING, "resync begun", to=link.node)
                 moved = True
+            if link.catching_up:
+                self._catching_up.add(link.node)
+            elif link.node in self._catching_up and self._empty_session(link):  # it need not wait for the next change
+                self._catching_up.discard(link.node)
             if link.wish is None:
                 self._ask_again.pop(link.node, None)
+                self._asked.pop(link.node, None)
             elif self.clock.now() >= self._ask_again.get(link.node, 0):
                 moved |= self._ask(link, link.wish)
         return moved
 
     def _ask(self, link: Outgoing, reason: str) -> bool:
-        """Again and again until the neighbour says that it has begun: what asks may get lost like anything else."""
-        self._ask_again[link.node] = self.clock.now() + int(RETRY_S[-1] * 1000)
-        asked = self._empty_session(link, resync={"reason": reason})
-        if asked:
-            event(log, logging.WARNING, "resync asked for", of=link.node, reason=reason)
-        return asked
+        """Again and again, ever more seldom, until the neighbour says that it has begun: what asks may get lost like
+        anything else, and the neighbour may be away."""
+        asked = self._asked[link.node] = self._asked.get(link.node, 0) + 1
+        self._ask_again[link.node] = self.clock.now() + int(min(ASK_AGAIN_S * 2 ** (asked - 1), ASK_AGAIN_MAX_S) * 1000)
+        if not self._empty_session(link, resync={"reason": reason}):
+            return False
+        event(log, logging.WARNING, "resync asked for", of=link.node, reason=reason)
+        return True
 
     def _empty_session(self, link: Outgoing, **extra: object) -> bool:
         """An end mark alone, with something to say in its header. Whether the bus took it."""
