@@ -30,9 +30,9 @@ from dispatcher.events import event
 from dispatcher.ports import Backlog, Letter
 from node.buses.end_marks import END_MARK_BYTES_MAX, end_mark_of
 from node.buses.offers import Offers
-from schemas.errors import InvariantError, UnavailableError
+from schemas.errors import InvariantError, MessageError, UnavailableError
 from schemas.stamp import Stamp, digits
-from serializers.message import Name, message_name, parse_name
+from serializers.message import Name, message_name, parse_name, read_header
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +191,8 @@ class Outbox:
         self._to = to
         self._path = root.path / below
         self._begun = False
+        self._heartbeat: Name | None = None
+        """The last letter, if it was a heartbeat."""
         self._lock = threading.Lock()
 
     def publish(self, letters: Sequence[Letter]) -> None:
@@ -199,6 +201,15 @@ class Outbox:
             self._begin()
             for session, group in itertools.groupby(named, key=lambda pair: pair[0].session):
                 self._publish_session(session, list(group))
+            self._keep_one_heartbeat(named)
+
+    def _keep_one_heartbeat(self, named: Sequence[tuple[Name, bytes]]) -> None:
+        """Of heartbeats that nobody reads the last is enough: a neighbour may be away for weeks."""
+        old, self._heartbeat = self._heartbeat, None
+        if len(named) == 1 and _is_heartbeat(named[0][1]):
+            self._heartbeat = named[0][0]
+            if old is not None:
+                (self._path / _minute(old.session) / message_name(*old)).unlink(missing_ok=True)
 
     def _name(self, letter: Letter) -> Name:
         name = parse_name(letter.name)
@@ -258,6 +269,17 @@ class Outbox:
                 with suppress(OSError):
                     os.unlink(_temporary(name), dir_fd=fd)
             raise
+
+
+def _is_heartbeat(payload: bytes) -> bool:
+    """An end mark of an empty session that says nothing else."""
+    if len(payload) > END_MARK_BYTES_MAX:
+        return False
+    try:
+        header = read_header(payload)
+    except MessageError:
+        return False
+    return header.of == 0 and not header.extra
 
 
 def _temporary(name: str) -> str:

@@ -222,3 +222,12 @@ def test_an_empty_link_costs_no_error(root: Path) -> None:
 
     assert receiver.receive("00", letters_max=10) == []
     assert receiver.backlog("00").messages == 0
+
+
+def test_a_neighbour_that_is_away_finds_one_heartbeat(sender: FolderBus, receiver: FolderBus) -> None:
+    """Or a link that is idle for weeks would fill its folder with files that all say the same."""
+    for number in range(3):
+        sender.publish("01", session("00", "01", number, messages=0))
+    assert [letter.name for letter in receiver.receive("00", letters_max=10)] == names(
+        session("00", "01", 2, messages=0)
+    )
