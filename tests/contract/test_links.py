@@ -1,0 +1,71 @@
+"""Links that miss something: the wish to be sent everything again, and the restart that answers it."""
+
+from __future__ import annotations
+
+from dispatcher.ports import Letter, Outgoing, Sent
+from schemas.stamp import Stamp
+from serializers.keys import Item
+from tests.contract.store_world import CUSTOMER, StoreWorld
+
+ALICE, BOB = Item(CUSTOMER, '["A"]'), Item(CUSTOMER, '["B"]')
+
+
+def link(world: StoreWorld, node: str) -> Outgoing:
+    return next(link for link in world.store.outgoing() if link.node == node)
+
+
+def test_a_restarted_link_is_offered_everything_and_only_that_link(world: StoreWorld) -> None:
+    """What was lost on the bus must come again, and nobody else must get it twice."""
+    world.execute("INSERT INTO customers (customer_id) VALUES ('A'), ('B')")
+    world.serve("01", "02")
+    before = link(world, "02").position
+    world.store.restart_asked("01", lost=False)
+    assert link(world, "01").restart
+    world.store.restart("01")
+    assert link(world, "01").position == 0
+    assert not link(world, "01").restart
+    assert link(world, "01").catching_up
+    assert link(world, "02").position == before
+    with world.store.sending() as view:
+        view.fold()
+        assert {change.item for change in view.portion(0, 10)} == {ALICE, BOB}
+        top = view.top()
+    world.store.record_sent([Sent("01", top, Stamp(9))])
+    assert not link(world, "01").catching_up
+
+
+def test_a_neighbour_that_lost_its_life_gets_back_what_it_had_sent(world: StoreWorld) -> None:
+    """A restored node may lack what it made itself; nobody else has it but its neighbours."""
+    world.receive({"customer_id": "A", "name": "x"}, CUSTOMER, stamp=5)
+    world.serve("01", "02")
+    world.store.restart_asked("01", lost=True)
+    world.store.restart_asked("01", lost=False)  # does not make the other undone
+    world.store.restart("01")
+    with world.store.sending() as view:
+        view.fold()
+        (change,) = view.portion(0, 10)
+    assert (change.item, change.source) == (ALICE, None)
+
+
+def test_a_wish_is_kept_until_it_is_taken_back(world: StoreWorld) -> None:
+    """It outlives the daemon: what asks for something may get lost, and is asked again."""
+    world.store.wish("01", "sessions are missing")
+    assert link(world, "01").wish == "sessions are missing"
+    assert link(world, "02").wish is None
+    world.store.wish("01", None)
+    assert link(world, "01").wish is None
+
+
+def test_an_administrator_has_a_parked_message_tried_or_thrown_away(world: StoreWorld) -> None:
+    """`kod parked retry` reaches a running daemon through the database."""
+    with world.store.receiving("01", forward=False, limited=frozenset()) as view:
+        view.park(Letter("01", "01to00at20261122093015042-1.json", b"{}"), "it is too early")
+    (parked,) = world.database.parked()
+    assert not world.store.retry_asked()
+    assert world.database.retry_parked([]) == 1
+    assert world.store.retry_asked()
+    world.store.parked_again(parked.id, "it still is")
+    assert not world.store.retry_asked()
+    assert world.database.discard_parked(parked.id)
+    assert not world.database.discard_parked(parked.id)
+    assert list(world.store.parked()) == []
