@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -570,3 +570,107 @@ def test_errors_do_not_tell_values(orders: StoreWorld) -> None:
         orders.receive({"id": 1, "title": "x", "lines": [{"line": 7654321, "qty": "7654321-secret"}]}, "Order", stamp=5)
     assert "7654321" not in raised.value.text
     assert isinstance(orders.application, psycopg.Connection)
+
+
+def test_minus_zero_stays_what_it_is(make: Make) -> None:
+    """JSON's -0 is an integer to most readers, and integers have no such zero."""
+    ddl = "CREATE TABLE measured (id integer PRIMARY KEY, d double precision, r real)"
+    measured = TypeSettings("Measured", "measured", reference_data=True)
+    source, target = (make(code, ddl, measured) for code in ("00", "01"))
+    item = Item("Measured", "[1]")
+    source.execute("INSERT INTO measured VALUES (1, 0, 0)")
+    assert source.changed() == {item}
+    target.receive(source.value(item), "Measured", stamp=5)
+    source.execute("UPDATE measured SET d = '-0', r = '-0'")
+    assert source.changed() == {item}
+    value = source.value(item)
+    assert [(type(value[name]), str(value[name])) for name in ("d", "r")] == [(float, "-0.0")] * 2
+    target.receive(value, "Measured", stamp=6)
+    assert target.execute("SELECT d::text, r::text FROM measured") == [("-0", "-0")]
+    assert target.texts(item) == source.texts(item)
+
+
+# --- types of a fixed length ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key_type", "keys"),
+    [
+        ("char(5)", ("ab   ", "cd   ", "äbcde")),
+        ("char", ("a", " ")),
+        ("char(5)[]", ('{"ab   ","cd   "}', "{abcde}")),
+        ("bit(3)", ("101", "011")),
+        ("bit(3)[]", ("{101,111}", "{000}")),
+    ],
+)
+def test_keys_of_a_fixed_length_are_found(make: Make, key_type: str, keys: Sequence[str]) -> None:
+    """A cast to `character` or `bit` cuts to one: the rows would not be found, and travel as deletions."""
+    ddl = f"CREATE TABLE fixed (id {key_type} PRIMARY KEY, body text)"
+    fixed = TypeSettings("Fixed", "fixed", reference_data=True)
+    source, target = (make(code, ddl, fixed) for code in ("00", "01"))
+    items = [Item("Fixed", orjson.dumps([key]).decode()) for key in keys]
+    for key in keys:
+        source.execute(f"INSERT INTO fixed VALUES ('{key.rstrip() if key_type == 'char(5)' else key}', 'first')")
+    assert {(change.item, change.gone) for change in source.changes()} == {(item, False) for item in items}
+
+    def deliver() -> None:
+        for item, text in zip(items, source.texts(*items), strict=True):
+            target.receive(orjson.loads(text) if text else None, "Fixed", key=item.key, stamp=5)
+        query = "SELECT id::text, body FROM fixed ORDER BY id"
+        assert target.execute(query) == source.execute(query)
+        assert target.texts(*items) == source.texts(*items)
+
+    deliver()
+    assert target.execute("SELECT count(*) FROM fixed WHERE body = 'first'") == [(len(keys),)]
+    source.execute("UPDATE fixed SET body = 'second'")
+    assert source.changed() == set(items)
+    deliver()
+    assert target.execute("SELECT count(*) FROM fixed WHERE body = 'second'") == [(len(keys),)]
+    source.execute("DELETE FROM fixed")
+    assert {(change.item, change.gone) for change in source.changes()} == {(item, True) for item in items}
+    deliver()
+    assert target.execute("SELECT count(*) FROM fixed") == [(0,)]
+
+
+def test_values_of_a_fixed_length_in_arrays_arrive_whole(make: Make) -> None:
+    """They are cast from text: each element would be cut to one, and what is too long would not be refused."""
+    ddl = "CREATE TABLE fixed (id integer PRIMARY KEY, c char(5)[], b bit(3)[], v bit varying(4)[])"
+    fixed = TypeSettings("Fixed", "fixed", reference_data=True)
+    source, target = (make(code, ddl, fixed) for code in ("00", "01"))
+    source.execute("INSERT INTO fixed VALUES (1, '{ab,abcde,NULL}', '{101,011}', '{1,1011}')")
+    item = Item("Fixed", "[1]")
+    target.receive(source.value(item), "Fixed", stamp=5)
+    assert target.texts(item) == source.texts(item)
+    assert target.execute("SELECT fixed::text FROM fixed") == source.execute("SELECT fixed::text FROM fixed")
+    for name, long in (("c", "{abcdef}"), ("b", "{1011}")):
+        with pytest.raises(MessageError):
+            target.receive({"id": 1, name: long}, "Fixed", stamp=6)
+
+
+def test_sections_and_filters_of_a_fixed_length_are_merged(make: Make) -> None:
+    """Blanks at the end mean nothing to such a column, and much to a text: the rows must be found all the same."""
+    ddl = """
+    CREATE TABLE roots (id char(5) PRIMARY KEY, body text);
+    CREATE TABLE parts (root char(5) REFERENCES roots, n char(3), body text, PRIMARY KEY (root, n));
+    CREATE TABLE sets (kind char(5), n char(3) PRIMARY KEY, body text)"""
+    types = (
+        TypeSettings("Root", "roots", sections={"parts": "parts"}, reference_data=True),
+        TypeSettings("Set", "sets", filter=("kind",), reference_data=True),
+    )
+    source, target = (make(code, ddl, *types) for code in ("00", "01"))
+    root, records = Item("Root", '["ab   "]'), Item("Set", '["cd   "]')
+    source.execute("INSERT INTO roots VALUES ('ab', 'x')", "INSERT INTO sets VALUES ('cd', 'a', 'x'), ('cd', 'b', 'x')")
+    source.changes()
+    source.execute("INSERT INTO parts VALUES ('ab', '1', 'x'), ('ab', '2', 'x')")
+    assert source.changed() == {root}
+    for statement in (
+        "SELECT 1",
+        "UPDATE parts SET body = 'y' WHERE n = '1'; UPDATE sets SET body = 'y' WHERE n = 'a'",
+        "DELETE FROM parts WHERE n = '1'; DELETE FROM sets WHERE n = 'a'",
+    ):
+        source.execute(statement)
+        for item in (root, records):
+            target.receive(source.value(item), item.type, stamp=5)
+        for query in ("SELECT * FROM roots", "SELECT * FROM parts ORDER BY n", "SELECT * FROM sets ORDER BY n"):
+            assert target.execute(query) == source.execute(query)
+    assert target.execute("SELECT count(*) FROM parts, sets") == [(1,)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -1131,3 +1131,79 @@ def test_values_of_another_class_than_their_column_travel_as_what_they_are(world
         assert other.texts(item) == [text]
     where = "WHERE id IN ('text', 'real', 'blob') ORDER BY id"
     assert world.execute(f"SELECT * FROM odd {where}") == other.execute(f"SELECT * FROM odd {where}")
+
+
+def receive_together(world: StoreWorld, type_name: str, values: Mapping[str, dict[str, Any] | None]) -> None:
+    """Applies a message that brings all these items of a type; None is a deletion."""
+    items = {Item(type_name, key): value for key, value in values.items()}
+    with world.store.receiving("01", forward=True, limited=frozenset()) as view:
+        here = view.lock(list(items))
+        view.write(
+            [
+                Accepted(item, Version(FUTURE, "01.1"), {}, value, existed=item in here and here[item].exists)
+                for item, value in items.items()
+            ]
+        )
+
+
+MOVES = ("NULL to a value", "a value to NULL", "one NULL to the other")
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_record_may_move_between_sets_whose_filters_are_null_at_different_places(
+    worlds: Callable[[str], StoreWorld], move: str
+) -> None:
+    """Both sets change in one transaction and come in one message: the set that the record left must not delete it."""
+    world = worlds("00")
+    name = "InformationRegister.Plan"
+    world.exchange = {name: TypeSettings(name, "plans", reference_data=True, filter=("prod", "period"))}
+    world.execute("CREATE TABLE plans (id INTEGER NOT NULL PRIMARY KEY, prod VARCHAR(5), period INTEGER, qty INTEGER)")
+    world.install()
+    world.start("01", "02")
+    left, entered = {
+        MOVES[0]: (("P", None), ("P", 1)),
+        MOVES[1]: (("P", 1), ("P", None)),
+        MOVES[2]: (("P", None), (None, 1)),
+    }[move]
+
+    def plan(filtered: tuple[str | None, int | None], *records: tuple[int, int]) -> dict[str, Any]:
+        return {
+            "Filter": {"prod": filtered[0], "period": filtered[1]},
+            "Records": [{"id": number, "qty": qty} for number, qty in records],
+        }
+
+    world.receive(plan(left, (1, 10), (2, 20), (3, 30)), name, stamp=5)
+    world.receive(plan(entered, (4, 40)), name, stamp=5)
+    receive_together(
+        world,
+        name,
+        {key_text(left): plan(left, (2, 20)), key_text(entered): plan(entered, (1, 11), (4, 40))},
+    )
+    rows = world.execute("SELECT id, prod, period, qty FROM plans ORDER BY id")
+    assert rows == [(1, *entered, 11), (2, *left, 20), (4, *entered, 40)]
+
+
+def note(number: str) -> dict[str, Any]:
+    return {"note_id": number, "body": number}
+
+
+def test_a_section_row_may_move_between_objects_with_different_properties(world: StoreWorld) -> None:
+    """The objects are written apart, but the one must not delete what the other has got."""
+    world.receive(order(1) | {"notes": [note("a"), note("b"), note("c")]}, ORDER, stamp=5)
+    world.receive(order(2, title="x"), ORDER, stamp=5)
+    whole, partly = order(2, title="y") | {"notes": [note("a")]}, order(1) | {"notes": [note("b")]}
+    del partly["title"]
+    receive_together(world, ORDER, {"[1]": partly, "[2]": whole})
+    rows = world.execute("SELECT note_id, order_id, body FROM order_notes ORDER BY 1")
+    assert rows == [("a", 2, "a"), ("b", 1, "b")]
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_section_row_may_move_from_an_object_that_is_deleted(world: StoreWorld, existed: bool) -> None:
+    """In one message: the deletion takes with it only what is left."""
+    world.receive(order(1) | {"notes": [note("a"), note("b")]}, ORDER, stamp=5)
+    if existed:
+        world.receive(order(2), ORDER, stamp=5)
+    receive_together(world, ORDER, {"[1]": None, "[2]": order(2) | {"notes": [note("a")]}})
+    assert world.execute("SELECT note_id, order_id FROM order_notes") == [("a", 2)]
+    assert world.execute("SELECT order_id FROM orders") == [(2,)]

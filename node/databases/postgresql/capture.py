@@ -33,8 +33,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from node.databases.postgresql.connecting import Connection, literal
-from node.databases.postgresql.keys import key_columns, key_text, plain
-from node.databases.postgresql.lexical import differs, is_builtin, settled
+from node.databases.postgresql.keys import key_columns, key_text
+from node.databases.postgresql.lexical import differs, is_builtin, plain, settled
 from node.databases.postgresql.reflection import quoted, quoted_table, reflect
 from node.databases.postgresql.registers import NOW_MS
 from schemas.errors import ConfigError
@@ -206,8 +206,11 @@ def _key_by_link(role: Role, row: str) -> str:
 
 
 def _cast(source: str, native: str) -> str:
-    """The link's columns may be of another type than the key's (smallint to integer, numeric to bigint)."""
-    return f"CAST({source} AS {plain(native)})" if is_builtin(native) else source
+    """The link's columns may be of another type than the key's (smallint to integer, numeric to bigint). A key of a
+    fixed length is written with its blanks, whatever the length of the link's."""
+    if not is_builtin(native):
+        return source
+    return f"CAST({source} AS {native if plain(native) == 'bpchar' else plain(native)})"
 
 
 def _joined(role: Role, row: str, root: str) -> str:

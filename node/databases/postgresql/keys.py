@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from node.databases.postgresql.lexical import key_element
+from node.databases.postgresql.lexical import key_element, plain
 from schemas.structure import Field, ItemType
 from schemas.tables import Column
-
-_MODIFIER = re.compile(r"\(\d+(,-?\d+)?\)")
-
-
-def plain(native: str) -> str:
-    """A type without its length or precision: a cast to it neither cuts nor rounds."""
-    return _MODIFIER.sub("", native)
 
 
 def key_text(fields: Sequence[Field], sources: Sequence[str]) -> str:

@@ -33,9 +33,21 @@ _CANONICAL = {
 }
 
 
+# Without a length these two mean one of 1; by the types' names in the catalog they mean any.
+_ANY_LENGTH = {"character": "bpchar", "bit": 'pg_catalog."bit"'}
+
+
 def _base(native: str) -> str:
-    """A type without its length or precision."""
+    """A type's name without its length or precision; as a type for values it may mean a length of 1 (see `plain`)."""
     return _MODIFIER.sub("", native)
+
+
+def plain(native: str) -> str:
+    """A type without its length or precision: a cast to it neither cuts nor rounds."""
+    base = _base(native)
+    array = "[]" if base.endswith("[]") else ""
+    element = base.removesuffix("[]")
+    return _ANY_LENGTH.get(element, element) + array
 
 
 def value(source: str, column: Column, prop: Property) -> str:
@@ -88,8 +100,10 @@ class Form:
             case "decimal":
                 return f"{x}::pg_catalog.text"
             case "float" | "double":
+                # JSON readers take -0 for the integer 0.
                 return (
-                    f"CASE WHEN {x} = 'Infinity' THEN '\"INF\"'::pg_catalog.json"
+                    f"CASE WHEN {x} = 0 AND {x}::pg_catalog.text = '-0' THEN '-0.0'::pg_catalog.json"
+                    f" WHEN {x} = 'Infinity' THEN '\"INF\"'::pg_catalog.json"
                     f" WHEN {x} = '-Infinity' THEN '\"-INF\"'::pg_catalog.json ELSE pg_catalog.to_json({x}) END"
                 )
             case "dateTime" if self.zoned:
@@ -130,8 +144,8 @@ def settled(field: Field) -> bool:
     column = field.column
     assert column is not None
     base = _base(column.native)
-    plain = base in _SAME_TEXT or base in ("smallint", "integer", "boolean", "date") or column.xml == "decimal"
-    return plain and field.prop.xml == column.xml
+    steady = base in _SAME_TEXT or base in ("smallint", "integer", "boolean", "date") or column.xml == "decimal"
+    return steady and field.prop.xml == column.xml
 
 
 # --- back ---------------------------------------------------------------------------------------------------------
@@ -159,7 +173,9 @@ def from_recordset(x: str, column: Column, prop: Property) -> str:
     if column.xml == "json" or column.native == "xml":
         return f"{x}::{column.native}"
     if _is_structured(column.native):
-        return f"{x}::{_MODIFIER.sub('', column.native)}"
+        return f"{x}::{plain(column.native)}"
+    if _base(column.native) == "character":
+        return f"{x}::{plain(column.native)}"  # as a text it would be compared with its trailing blanks, and not found
     if column.xml == "integer" and prop.xml == "boolean":
         return f"{x}::integer"
     if column.xml == "boolean" and prop.xml == "integer":
@@ -216,9 +232,12 @@ def is_builtin(native: str) -> bool:
 def differs(table: str, incoming: str, column: Column) -> str:
     """SQL that tells whether a column's value is another one than the incoming: also where the type calls two values
     equal that are written differently (1.5 and 1.50, a day and 24 hours), for what was stored has to arrive."""
-    base = _base(column.native)
-    plain = column.xml in ("integer", "float", "double", "boolean", "date", "time", "base64Binary", "dateTime")
+    own = f"{table}.{quoted(column.name)}"
+    other_text = f"{own}::text IS DISTINCT FROM {incoming}::text"
+    if column.xml in ("float", "double"):
+        return f"({own} IS DISTINCT FROM {incoming} OR {own} = 0 AND {other_text})"  # 0 and -0
+    exact = column.xml in ("integer", "boolean", "date", "time", "base64Binary", "dateTime")
     fixed = column.xml == "decimal" and column.digits is not None
-    if plain or fixed or base in ("uuid", "text", "character varying"):
-        return f"{table}.{quoted(column.name)} IS DISTINCT FROM {incoming}"
-    return f"{table}.{quoted(column.name)}::text IS DISTINCT FROM {incoming}::text"
+    if exact or fixed or _base(column.native) in ("uuid", "text", "character varying"):
+        return f"{own} IS DISTINCT FROM {incoming}"
+    return other_text

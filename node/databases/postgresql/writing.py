@@ -29,7 +29,7 @@ from schemas.tables import Column, Table
 from serializers.keys import Item, key_value
 
 # Places in a part's SQL. Names of tables and columns cannot have NUL in them.
-GATE, KEY = "\0gate\0", "\0key\0"
+GATE, KEY, STAYING = "\0gate\0", "\0key\0", "\0staying\0"
 SOURCE = "\0source{}\0"
 FIRST = SOURCE.format(0)
 
@@ -52,17 +52,25 @@ class Source:
     columns: str
     """As json_to_recordset describes them."""
     rows: Sequence[Any]
+    table: str = ""
+    """Where rows that may be there already are merged by their primary key: their table."""
+    same: str = ""
+    """SQL for "`x`, one of these rows, is the row `t` of that table"."""
 
 
 @dataclass(slots=True)
 class Part:
     """A data-modifying part of a statement: SQL with places for the names of its sources (SOURCE), for the condition
-    that makes it wait (GATE), and for its parameter, if it has one (KEY)."""
+    that makes it wait (GATE), for the rows of its table that the statement merges (STAYING), and for its parameter,
+    if it has one (KEY)."""
 
     phase: int
     sql: str
     sources: Sequence[Source] = ()
     key: str | None = None
+    table: str = ""
+    """The table whose rows must not be deleted where another part merges them: they may have moved from one item of
+    the message to another, and all parts see the rows as they were before the statement."""
 
 
 class Writer:
@@ -155,8 +163,9 @@ def _statement(parts: Sequence[Part]) -> Statement:
             parameters.append(_json(source.rows))
             rows = f"json_to_recordset(${len(parameters)}::json) AS x({source.columns})"
             expressions.append(f"{names[id(source)]} AS MATERIALIZED (SELECT * FROM {rows})")
+    staying = _staying(parts, names)
     for number, part in enumerate(parts):
-        sql = part.sql.replace(GATE, _gate(parts, part.phase))
+        sql = part.sql.replace(GATE, _gate(parts, part.phase)).replace(STAYING, staying.get(part.table, ""))
         for position, source in enumerate(part.sources):
             sql = sql.replace(SOURCE.format(position), names[id(source)])
         if part.key is not None:
@@ -164,6 +173,16 @@ def _statement(parts: Sequence[Part]) -> Statement:
             sql = sql.replace(KEY, f"${len(parameters)}")
         expressions.append(f"p{number} AS ({sql} RETURNING 1)")
     return Statement(f"WITH {', '.join(expressions)} SELECT", parameters)
+
+
+def _staying(parts: Sequence[Part], names: Mapping[int, str]) -> dict[str, str]:
+    """For each table, SQL that excepts from a deletion of its rows `t` those that any part merges."""
+    sources = {id(source): source for part in parts for source in part.sources if source.same}
+    excepted: dict[str, str] = {}
+    for number, source in sources.items():
+        condition = f" AND NOT EXISTS (SELECT FROM {names[number]} x WHERE {source.same})"
+        excepted[source.table] = excepted.get(source.table, "") + condition
+    return excepted
 
 
 def _gate(parts: Sequence[Part], phase: int) -> str:
@@ -225,15 +244,11 @@ def _deletion(item_type: ItemType, keys: Sequence[str]) -> list[Part]:
     parameter = keys_parameter(item_type, keys)
     parts = []
     for section in item_type.sections:
-        link = " AND ".join(f"s.{quoted(column)} = t.{quoted(root_column)}" for column, root_column in section.link)
-        parts.append(
-            Part(
-                DELETE,
-                f"DELETE FROM {quoted_table(section.table)} s USING {typed} k, {root} t"
-                f" WHERE {matches(item_type, 't', 'k', ())} AND {link}",
-                key=parameter,
-            )
-        )
+        table = quoted_table(section.table)
+        link = " AND ".join(f"t.{quoted(column)} = r.{quoted(root_column)}" for column, root_column in section.link)
+        belonging = f"{matches(item_type, 'r', 'k', ())} AND {link}"
+        sql = f"DELETE FROM {table} t USING {typed} k, {root} r WHERE {belonging}{STAYING}"
+        parts.append(Part(DELETE, sql, key=parameter, table=table))
     parts.append(
         Part(DELETE, f"DELETE FROM {root} t USING {typed} k WHERE {matches(item_type, 't', 'k', ())}", key=parameter)
     )
@@ -313,7 +328,7 @@ class _Rows:
             f"t.{quoted(c.name)} IS NULL" if position in self._pattern else f"t.{quoted(c.name)} = {owners[c.name]}"
             for position, (_, c, _) in enumerate(self._link)
         )
-        return f"DELETE FROM {self._table} t USING {FIRST} o WHERE {linked}"
+        return f"DELETE FROM {self._table} t USING {FIRST} o WHERE {linked}{STAYING}"
 
     def _same(self) -> str:
         key = [one for one in (*self._link, *self._fields) if one[1].name in self._key]
@@ -352,11 +367,10 @@ class _Rows:
     def parts(self, owners: Sequence[Any], merged: Sequence[Any], new: Sequence[Any] = ()) -> list[Part]:
         """`owners` of which there may be rows already; `merged` all their rows; `new` rows that cannot be there."""
         parts = []
-        sources = []
+        same = self._same() if self._by_key else ""
         for present, rows in _by_present(merged).items():
             compiled = self._for(present)
-            source = Source(compiled.columns, rows)
-            sources.append(source)
+            source = Source(compiled.columns, rows, self._table, same)
             if compiled.update:
                 parts.append(Part(MERGE_OLD, compiled.update, [source]))
             parts.append(Part(MERGE_NEW, compiled.missing, [source]))
@@ -364,11 +378,7 @@ class _Rows:
             compiled = self._for(present)
             parts.append(Part(MERGE_NEW, compiled.insert, [Source(compiled.columns, rows)]))
         if owners:
-            staying = range(1, len(sources) + 1) if self._by_key else ()
-            absent = "".join(
-                f" AND NOT EXISTS (SELECT FROM {SOURCE.format(n)} x WHERE {self._same()})" for n in staying
-            )
-            parts.append(Part(DELETE, self._delete + absent, [Source(_typed(self._link), owners), *sources]))
+            parts.append(Part(DELETE, self._delete, [Source(_typed(self._link), owners)], table=self._table))
         return parts
 
 

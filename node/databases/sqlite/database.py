@@ -60,6 +60,7 @@ class SqliteDatabase:
     def check(self, structure: Structure) -> Sequence[Mismatch]:
         with self._connected() as connection:
             found = [m for t in structure.types.values() if t.table for m in _check_type(connection, t)]
+            found += _generated_keys(structure)
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             if mode not in ("wal", "delete"):  # `delete` is switched to WAL by install
                 found.append(
@@ -78,10 +79,14 @@ class SqliteDatabase:
     def install(self, settings: NodeSettings, structure: Structure, *, stamps_only: bool = False) -> Installed:
         done: list[str] = []
         with self._connected() as connection:
-            done += _switch_to_wal(connection)
+            switched_from = _switch_to_wal(connection)
+            if switched_from:
+                done.append("journal mode switched to WAL: the application reads while KOD writes")
             with transaction(connection):
                 if registers.create(connection):
                     done.append("registers created")
+                if switched_from:
+                    connection.execute("INSERT INTO kod_journal (mode) VALUES (?)", (switched_from,))
                 done += self._name_node(connection, settings)
                 type_ids = _register_types(connection, structure, done)
                 done += self._adapt_triggers(connection, structure, type_ids)
@@ -171,10 +176,16 @@ class SqliteDatabase:
         return int(total)
 
     def uninstall(self) -> None:
-        with self._connected() as connection, transaction(connection):
-            for name in capture.installed(connection):
-                connection.execute(f"DROP TRIGGER {quoted(name)}")
-            registers.drop(connection)
+        """Takes out everything that install put in; WAL too, if install switched it on and nobody else has the file
+        open."""
+        with self._connected() as connection:
+            with transaction(connection):
+                switched = _switched_from_delete(connection)
+                for name in capture.installed(connection):
+                    connection.execute(f"DROP TRIGGER {quoted(name)}")
+                registers.drop(connection)
+            if switched:
+                _switch_back(connection)
         self._lock_path.unlink(missing_ok=True)
 
     # --- the daemon's
@@ -299,12 +310,29 @@ class SqliteDatabase:
         """Nothing is kept open."""
 
 
-def _switch_to_wal(connection: sqlite3.Connection) -> list[str]:
-    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-    if mode != "delete":
-        return []
+def _switch_to_wal(connection: sqlite3.Connection) -> str | None:
+    """The journal mode that was there before; None where it stays."""
+    (before,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if before != "delete":
+        return None
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    return ["journal mode switched to WAL: the application reads while KOD writes"] if mode == "wal" else []
+    return before if mode == "wal" else None
+
+
+def _switched_from_delete(connection: sqlite3.Connection) -> bool:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'kod_journal'").fetchone():
+        return False  # registers of an earlier version, or none at all
+    return connection.execute("SELECT 1 FROM kod_journal WHERE mode = 'delete'").fetchone() is not None
+
+
+def _switch_back(connection: sqlite3.Connection) -> None:
+    """WAL stays where another program has the file open: SQLite then lets nobody switch, and it does no harm."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise
 
 
 def _register_types(connection: sqlite3.Connection, structure: Structure, done: list[str]) -> dict[str, int]:
@@ -340,6 +368,19 @@ def _identity(connection: sqlite3.Connection, settings: NodeSettings, structure:
     ]
 
 
+def _generated_keys(structure: Structure) -> list[Mismatch]:
+    """One line for all tables: most SQLite tables have an INTEGER PRIMARY KEY."""
+    tables = [t.table for t in structure.types.values() if t.table and t.generated_key]
+    if not tables:
+        return []
+    text = (
+        f"SQLite generates the keys of {', '.join(tables)} as the largest + 1: two nodes would give birth to "
+        "different items under one key"
+    )
+    hint = "where several nodes write such a type, let the application give the keys (a UUID, say)"
+    return [Mismatch("", None, "note", text, hint)]
+
+
 def _check_type(connection: sqlite3.Connection, item_type: ItemType) -> list[Mismatch]:
     assert item_type.table is not None
     found = []
@@ -352,14 +393,6 @@ def _check_type(connection: sqlite3.Connection, item_type: ItemType) -> list[Mis
         note(None, "cannot be read", f"{item_type.table} is a view: changes in it cannot be captured", "name its table")
     for field in item_type.key:
         form = Form.of(field)
-        if field.column and field.column.generated_key:
-            note(
-                field.name,
-                "note",
-                f"SQLite generates {item_type.table}.{field.column.name} as the largest + 1: two nodes would give "
-                "birth to different items under one key",
-                "if several nodes write this type, let the application give the keys (a UUID, say)",
-            )
         if form.xml == "decimal" and affinity_of(field.column.native if field.column else "") in ("TEXT", "BLOB"):
             note(
                 field.name,

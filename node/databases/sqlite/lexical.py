@@ -174,7 +174,7 @@ def key_sql(form: Form, value: str) -> str:
         return f"CASE WHEN {value} IS 1 THEN 'true' WHEN {value} IS 0 THEN 'false' ELSE {other} END"
     if form.xml in ("float", "double"):
         return (
-            f"CASE typeof({value}) WHEN 'real' THEN CASE WHEN {value} = CAST({value} AS INTEGER) AND "
+            f"CASE typeof({value}) WHEN 'real' THEN CASE WHEN {value} = CAST({value} AS INTEGER) "
             f"AND abs({value}) < 1e15 "
             f"THEN CAST(CAST({value} AS INTEGER) AS TEXT) WHEN abs({value}) > 1.7976931348623157e308 "
             f"THEN CASE WHEN {value} > 0 THEN '\"INF\"' ELSE '\"-INF\"' END "
@@ -421,10 +421,24 @@ def stored_key(form: Form) -> Stored:
     return store_key
 
 
+FRACTION_DIGITS_MAX = 12
+"""Zeros are looked for at the end of a key's decimal up to so many digits behind the point."""
+
+
+def spelled_variously(form: Form) -> bool:
+    """Whether one value of a key may stand in rows as several texts."""
+    return form.xml in ("dateTime", "time") or (form.xml == "decimal" and form.affinity == "TEXT")
+
+
 def variants(form: Form, value: Any) -> tuple[Any, ...]:
     """All that an application may have stored for a key's value: SQLite has no type for times, so that
-    `2020-07-27 16:03:05` and `2020-07-27T16:03:05.000000` are one moment in two texts."""
+    `2020-07-27 16:03:05` and `2020-07-27T16:03:05.000000` are one moment in two texts; and `5` and `5.00` are one
+    decimal in a column of texts."""
     first = stored_key(form)(value)
+    if form.xml == "decimal" and form.affinity == "TEXT" and isinstance(first, str) and _DECIMAL.fullmatch(first):
+        whole, _, fraction = first.partition(".")
+        longer = range(max(len(fraction), 1), FRACTION_DIGITS_MAX + 1)
+        return tuple(dict.fromkeys((first, *(f"{whole}.{fraction.ljust(length, '0')}" for length in longer))))
     if form.xml not in ("dateTime", "time") or not isinstance(first, str) or not isinstance(value, str):
         return (first,)
     found = re.fullmatch(r"(.*?\d\d:\d\d:\d\d)(?:\.(\d+))?(Z?)", first)

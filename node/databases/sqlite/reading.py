@@ -22,6 +22,7 @@ from node.databases.sqlite.lexical import (
     key_sql,
     object_sql,
     quoted,
+    spelled_variously,
     stored_key,
     variants,
 )
@@ -40,7 +41,7 @@ class TypeReading:
         self.item_type = item_type
         self.key_forms = tuple(Form.of(f) for f in item_type.key) if item_type.table else ()
         self.key_columns = tuple(f.column.name for f in item_type.key if f.column)
-        self.spelled_variously = any(form.xml in ("dateTime", "time") for form in self.key_forms)
+        self.spelled_variously = any(map(spelled_variously, self.key_forms))
         self._stored = tuple(stored_key(form) for form in self.key_forms)
 
     def bindings(self, key: str) -> Iterable[tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """KOD's own tables: what they are for, how they are made and taken away.
 
     node, types               who this node is; the types that it stamps
+    journal                   the journal mode that install found, where it switched to WAL; uninstall goes back to it
     log -> register           what capture wrote, and the versions that the fold makes of it
     presence, ahead, pending  what neighbours hold, have before its turn, are to get out of turn
     outgoing, incoming, received, collisions     the links, and the journal
@@ -31,6 +32,7 @@ _TABLES = {
         send_streams_max INTEGER,
         receive_streams_max INTEGER,
         last_session_facts TEXT)""",
+    "kod_journal": "CREATE TABLE kod_journal (mode TEXT NOT NULL)",
     "kod_types": """CREATE TABLE kod_types (
         id INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,

@@ -2,7 +2,7 @@
 
 Only rows that differ are touched; a section's rows and a set's records are merged by their primary key; columns of
 absent properties are left alone. References are checked at the end of the transaction (defer_foreign_keys), so that
-circles need no care.
+circles need no care. Unique values are freed first where one item of a message takes over what another holds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from node.databases.sqlite.lexical import Form, Stored, any_of, quoted, stored, 
 from node.databases.sqlite.parking import referring
 from node.databases.sqlite.reading import Reading, TypeReading
 from node.databases.sqlite.reflection import reflect, unique_indexes
+from node.databases.sqlite.uniqueness import Uniqueness
 from schemas.errors import MessageError
 from schemas.structure import Field, ItemType, Reference, Section, Structure
 from serializers.keys import Item
@@ -185,10 +186,14 @@ class _Merging:
 class TypeWriting:
     """What writes one type; statements are made once for each set of properties that arrives."""
 
-    def __init__(self, item_type: ItemType, reading: TypeReading, primary_key: Sequence[str]) -> None:
+    def __init__(
+        self, item_type: ItemType, reading: TypeReading, primary_key: Sequence[str], unique: Uniqueness | None
+    ) -> None:
+        """`unique`: None where nothing but the key is."""
         assert item_type.table is not None
         self.item_type = item_type
         self.reading = reading
+        self.unique = unique
         self.table = item_type.table
         self.own = tuple(f for f in item_type.held if f not in item_type.key)
         """Fields with a column, without the key's."""
@@ -201,6 +206,12 @@ class TypeWriting:
         self._own_names = tuple(f.name for f in self.own)
         self._own_set = frozenset(self._own_names)
         self._rows: dict[tuple[str, ...], _Rows] = {}
+
+    def arriving(self, value: Mapping[str, Any] | None) -> frozenset[str] | None:
+        """The columns that a value will set; None, of a deletion: all go."""
+        if value is None:
+            return None
+        return frozenset([f.column.name for f in self.own if f.column and f.name in value])
 
     def rows(self, value: Mapping[str, Any]) -> _Rows:
         """Statements for exactly the properties that are present."""
@@ -229,11 +240,58 @@ class Writing:
             if item_type.table is not None:
                 primary = [i for i in unique_indexes(connection, item_type.table) if i.primary]
                 primary_key = [column for column, _ in primary[0].columns] if primary else []
-                self.types[name] = TypeWriting(item_type, reading.types[name], primary_key)
+                unique = Uniqueness.of(connection, item_type) if item_type.is_object else None
+                self.types[name] = TypeWriting(item_type, reading.types[name], primary_key, unique)
         self._cascading = _cascading(connection, structure)
 
     def write(self, accepted: Sequence[Accepted]) -> None:
-        """All of them: upserts in the order of rank, then deletions in the opposite order."""
+        """All of them. Unique values may pass from one item of the message to another, whichever comes first."""
+        holding = [
+            one
+            for one in accepted
+            if one.write and one.existed and one.item.type in self.types and self.types[one.item.type].unique
+        ]
+        if not holding:
+            self._write(accepted)
+            return
+        self._connection.execute("SAVEPOINT kod_write")
+        try:
+            self._write(accepted)
+        except MessageError as clash:
+            if not _is_unique_clash(clash):
+                raise
+            self._connection.execute("ROLLBACK TO kod_write")
+            self._reading.begin()  # what is asked for was rolled back too
+            try:
+                self._release(holding)
+            except MessageError:  # a CHECK, say, that lets no other value in
+                raise clash from clash.__cause__
+            self._write(accepted)
+        self._connection.execute("RELEASE kod_write")
+
+    def _release(self, holding: Sequence[Accepted]) -> None:
+        """Frees the unique values of rows that are about to be updated or deleted, for those that are to get them.
+
+        The rows themselves stay until the end: deleted at once they would take along, by ON DELETE, rows that the
+        message is only about to detach from them."""
+        by_type: dict[str, list[Accepted]] = {}
+        for one in holding:
+            by_type.setdefault(one.item.type, []).append(one)
+        for name, of_type in by_type.items():
+            writing = self.types[name]
+            keys = self._stored_keys(writing, [a.item for a in of_type])
+            self._delete_sections(writing, [a for a in of_type if a.value is None], keys)
+            keyed = " AND ".join(f"{quoted(c)} = ?" for c in writing.reading.key_columns)
+            batches: dict[str, list[tuple[Item, list[Any]]]] = {}
+            for one in of_type:
+                for column, free in writing.unique.released(writing.arriving(one.value)) if writing.unique else ():
+                    statement = f"UPDATE {writing.reading.table} SET {quoted(column)} = {free} WHERE {keyed}"
+                    batches.setdefault(statement, []).append((one.item, list(keys[one.item])))
+            for statement, batch in batches.items():
+                self._many(statement, batch)
+
+    def _write(self, accepted: Sequence[Accepted]) -> None:
+        """Upserts in the order of rank, then deletions in the opposite order."""
         by_rank: dict[int, dict[str, list[Accepted]]] = {}
         for one in accepted:
             writing = self.types.get(one.item.type)
@@ -267,14 +325,8 @@ class Writing:
                 row = rows.columns.values(one.item, one.value)
                 row.extend(keys[one.item])
                 batches.setdefault(statement, []).append((one.item, row))
-        try:
-            for statement, batch in batches.items():
-                self._many(statement, batch)
-        except MessageError:
-            if not self._release(writing, [a for a in accepted if a.existed]):
-                raise
-            for statement, batch in batches.items():
-                self._many(statement, batch)
+        for statement, batch in batches.items():
+            self._many(statement, batch)
         for section, merging in writing.sections.values():
             self._merge_section(writing, section, merging, accepted, keys)
 
@@ -293,24 +345,6 @@ class Writing:
             ):
                 keys[items[n]] = tuple(values)
         return keys
-
-    def _release(self, writing: TypeWriting, accepted: Sequence[Accepted]) -> bool:
-        """Frees the values of unique columns that these rows hold, so that they can be exchanged: NULL, for the moment.
-
-        False where there is nothing that can be freed."""
-        nullable = {f.column.name for f in writing.own if f.column and f.column.nullable}
-        columns = {c for unique in writing.item_type.uniques for c in unique if c in nullable}
-        columns &= {f.column.name for f in writing.own if f.column}
-        complete = [a for a in accepted if a.value is not None and all(f.name in a.value for f in writing.own)]
-        if not columns or not complete:
-            return False
-        sets = ", ".join(f"{quoted(c)} = NULL" for c in sorted(columns))
-        keyed = " AND ".join(f"{quoted(c)} = ?" for c in writing.reading.key_columns)
-        keys = self._stored_keys(writing, [a.item for a in complete])
-        self._many(
-            f"UPDATE {writing.reading.table} SET {sets} WHERE {keyed}", [(i, list(key)) for i, key in keys.items()]
-        )
-        return True
 
     def _merge_section(
         self,
@@ -427,11 +461,14 @@ class Writing:
         self._refuse_cascade(writing, items, deleted)
         keys = self._stored_keys(writing, items)
         existing = [Accepted(a.item, a.version, a.seen, {}, a.existed) for a in accepted if a.existed]
+        self._delete_sections(writing, existing, keys)
+        self._many(writing.deleting.delete, [(i, list(key)) for i, key in keys.items()])
+
+    def _delete_sections(self, writing: TypeWriting, accepted: Sequence[Accepted], keys: Mapping[Item, Row]) -> None:
         for section, merging in writing.sections.values():
-            links = self._links(writing, section, existing, keys)
+            links = self._links(writing, section, accepted, keys)
             linked = " AND ".join(f"{quoted(c)} = ?" for c in merging.link)
             self._many(f"DELETE FROM {merging.table} WHERE {linked}", [(i, list(link)) for i, link in links.items()])
-        self._many(writing.deleting.delete, [(i, list(key)) for i, key in keys.items()])
 
     def _refuse_cascade(self, writing: TypeWriting, items: Sequence[Item], deleted: frozenset[Item]) -> None:
         """ON DELETE CASCADE and SET NULL would change other items here, unstamped: KOD's writes are not captured."""
@@ -504,6 +541,11 @@ def in_words(error: Exception) -> str:
     if kind == "FOREIGN KEY constraint failed":
         return "a row that it refers to is not there, or rows still refer to it (foreign key)"
     return text
+
+
+def _is_unique_clash(error: MessageError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.IntegrityError) and cause.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
 
 
 def broken_references(connection: sqlite3.Connection) -> str:
