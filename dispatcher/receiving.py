@@ -230,6 +230,7 @@ class Link:
             self._completed(session, catching_up=_catching_up(marks[0].read()))
         elif marks and not todo and len(self._waiting) > len(marks):
             self._drop(marks)  # messages are missing, and a later session is here: `_begin` looks at what that says
+            return True
         return bool(todo or repeated or whole)
 
     def _heartbeat(self, arrived: Arrived) -> None:

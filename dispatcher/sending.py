@@ -182,11 +182,13 @@ class Sender:
             if link.restart and self._empty_session(link, catching_up=True):
                 self.store.restart(link.node)
                 event(log, logging.WARNING, "resync begun", to=link.node)
+                self._catching_up.add(link.node)
                 moved = True
-            if link.catching_up:
+            elif link.catching_up:
                 self._catching_up.add(link.node)
             elif link.node in self._catching_up and self._empty_session(link):  # it need not wait for the next change
                 self._catching_up.discard(link.node)
+                moved = True
             if link.wish is None:
                 self._ask_again.pop(link.node, None)
                 self._asked.pop(link.node, None)
