@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from node.databases import Database
 from node.opened import open_node, package_of
 from schemas.errors import ConfigError, KodError, UnavailableError
-from schemas.network import Network
+from schemas.network import Network, NodeSettings
 from schemas.structure import Mismatch, Structure
 
 
@@ -52,20 +53,19 @@ def findings_of(code: str, mismatches: Iterable[Mismatch]) -> list[Finding]:
 def check_network(network: Network, codes: Sequence[str]) -> Checked:
     """Hooks, the package, and the databases of `codes` against it."""
     package_of(network)  # raises all its faults at once
-    findings = _hooks(network.hooks)
-    structures: dict[str, Structure] = {}
+    findings = [*_settings(network), *_hooks(network.hooks)]
+    reached: list[str] = []
     unreached: list[tuple[str, UnavailableError | ConfigError]] = []
     for code in codes:
         try:
             database, structure = open_node(network, code)
             with closing(database):
-                findings += findings_of(code, (*structure.mismatches, *database.check(structure)))
+                findings += _at_node(network.nodes[code], database, structure)
         except (UnavailableError, ConfigError) as error:
             unreached.append((code, error))
         else:
-            structures[code] = structure
-    findings += _births(network, structures, {(f.node, f.type) for f in findings if "generate" in f.text})
-    return Checked(tuple(findings), tuple(structures), tuple(unreached), _rights(network, codes))
+            reached.append(code)
+    return Checked(tuple(findings), tuple(reached), tuple(unreached), _rights(network, codes))
 
 
 def _hooks(path: Path | None) -> list[Finding]:
@@ -83,22 +83,45 @@ def _hooks(path: Path | None) -> list[Finding]:
     return []
 
 
-def _births(
-    network: Network, structures: dict[str, Structure], named: set[tuple[str | None, str | None]]
-) -> list[Finding]:
-    """Keys that several databases generate: two nodes would give birth to different items under one key."""
-    findings = []
-    names = dict.fromkeys(name for s in structures.values() for name, t in s.types.items() if t.generated_key)
-    for name in names:
-        nodes = [c for c, s in structures.items() if name in s.types and s.types[name].generated_key]
-        apart = [c for c in nodes if network.nodes[c].identity is not None]
-        if len(nodes) < 2 or len(apart) == len(nodes) or all((code, name) in named for code in nodes):
-            continue
-        at = ", ".join(nodes)
-        text = f"nodes {at} each generate its keys: two of them would give birth to different items under one key"
-        hint = "write it at one node only, or `identity: {step, offset}` at each, then kod install"
-        findings.append(Finding(None, name, None, "note", text, hint))
-    return findings
+def _at_node(settings: NodeSettings, database: Database, structure: Structure) -> list[Finding]:
+    found = [*structure.mismatches, *database.check(structure)]
+    if settings.identity is None:
+        return findings_of(settings.code, found)
+    if database.dialect == "sqlite":
+        return findings_of(settings.code, [*found, *_no_steps(settings.identity, structure)])
+    return findings_of(settings.code, [m for m in found if not _asks_for_identity(m, structure)])
+
+
+def _asks_for_identity(mismatch: Mismatch, structure: Structure) -> bool:
+    """A database names every key that it generates; it does not know that nodes.yaml keeps the nodes apart."""
+    item_type = structure.types.get(mismatch.type)
+    return item_type is not None and item_type.generated_key and "`identity:" in mismatch.hint
+
+
+def _no_steps(identity: tuple[int, int], structure: Structure) -> list[Mismatch]:
+    if not any(t.generated_key for t in structure.types.values()):
+        return []
+    step, offset = identity
+    text = f"`identity: {{step: {step}, offset: {offset}}}` has no effect: SQLite cannot generate keys in steps"
+    return [Mismatch("", None, "note", text, "let the application give the keys, and take `identity` out")]
+
+
+def _settings(network: Network) -> list[Finding]:
+    """What nodes.yaml says that will not do what its writer expects."""
+    found = []
+    if network.bus.startswith("folder:") and network.kafka:
+        text = "`kafka` has settings, and the bus is a folder: they are not used"
+        found.append(Finding(None, None, None, "note", text, "set `bus: kafka://…`, or take them out"))
+    between = [code for code, node in network.nodes.items() if node.parent and network.topology.children(code)]
+    for code in between:
+        exchange = network.nodes[code].exchange
+        tables = {t for s in exchange.values() if s.takes_part for t in (s.table, *s.sections.values())}
+        for name, settings in exchange.items():
+            if settings.takes_part and settings.access and settings.access not in tables:
+                text = f"{settings.access} says where it goes, and node {code} has nodes below it: its rows are needed"
+                hint = f"let {settings.access} take part as a type, or be a view over what does"
+                found.append(Finding(code, name, None, "note", text + " here too", hint))
+    return found
 
 
 def _rights(network: Network, codes: Sequence[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Whether two nodes have the same: digests over the properties that both have, and what is still on its way.
 
 A difference is on its way where the two sides have different versions and the newer one still waits: in a log, behind
-a link's position, in its pending items, or on the bus. Everything else that differs is a difference.
+a link's position, in its pending items, or on the bus. One that a parked message would change waits, and is told apart.
+Everything else that differs is a difference.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dispatcher.review import everywhere
 from node.databases import Database, Story
 from node.opened import open_node
 from node.status import backlogs
+from node.waiting import Waiting, waiting_items
 from schemas.errors import UnavailableError
 from schemas.network import Network
 from schemas.structure import ItemType, Structure
@@ -34,6 +36,8 @@ class Difference:
     only_at: str | None
     on_its_way: bool
     stamps: Mapping[str, int | None]
+    parked: tuple[Waiting, ...] = ()
+    """Versions that one of the two has not got yet, in messages that are parked there."""
 
     def as_dict(self) -> dict[str, Any]:
         from schemas.stamp import Stamp, digits
@@ -43,6 +47,7 @@ class Difference:
             "key": self.written_key,
             "only_at": self.only_at,
             "stamps": {n: None if s is None else digits(Stamp(s)) for n, s in self.stamps.items()},
+            **({"parked": [waiting.as_dict() for waiting in self.parked]} if self.parked else {}),
         }
 
 
@@ -58,11 +63,15 @@ class Comparison:
 
     @property
     def lasting(self) -> list[Difference]:
-        return [d for d in self.differences if not d.on_its_way]
+        return [d for d in self.differences if not d.on_its_way and not d.parked]
 
     @property
     def on_their_way(self) -> list[Difference]:
-        return [d for d in self.differences if d.on_its_way]
+        return [d for d in self.differences if d.on_its_way and not d.parked]
+
+    @property
+    def parked(self) -> list[Difference]:
+        return [d for d in self.differences if d.parked]
 
 
 @dataclass(frozen=True)
@@ -187,12 +196,19 @@ def _difference(
     item: Item, item_type: ItemType, only_at: str | None, sides: list[_Side], moving: _Moving
 ) -> Difference:
     stories = [side.database.story(item) for side in sides]
+    parked = tuple(
+        waiting
+        for waits, story in zip(moving.parked, stories, strict=True)
+        for waiting in waits.get(item, ())
+        if waiting.is_new_to(story)
+    )
     return Difference(
         item=item,
         written_key=written([f.prop for f in item_type.key], item.key),
         only_at=only_at,
-        on_its_way=moving.on_its_way(stories),
+        on_its_way=not parked and moving.on_its_way(stories),
         stamps={side.code: story.stamp for side, story in zip(sides, stories, strict=True)},
+        parked=parked,
     )
 
 
@@ -205,6 +221,7 @@ class _Moving:
         topology = network.topology
         self.towards = [topology.towards(one, other), topology.towards(other, one)]
         self.network = network
+        self.parked = [waiting_items(side.code, side.database, side.structure) for side in sides]
         self.positions = [side.database.figures().links for side in sides]
         self._between: bool | None = None
 

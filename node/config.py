@@ -187,6 +187,20 @@ def _database_problem(url: str) -> _Problem | None:
     return None if name else (f"{masked(url)!r} does not name a database", example)
 
 
+def _place(url: str, base: Path) -> str | None:
+    """Where a database is, without the user that opens it; None where that is told only by variables."""
+    found = _URL.fullmatch(url)
+    if not found or _database_problem(url):
+        return None
+    kind, _, rest = found.groups()
+    if kind == "sqlite":
+        rest = os.path.normpath(base / rest.removeprefix("/").partition("?")[0])
+    else:
+        host, _, name = rest.rpartition("@")[2].partition("/")
+        rest = f"{host.lower().removesuffix(':5432')}/{name}"
+    return None if _VARIABLE.search(rest) else f"{kind}:{rest}"
+
+
 def _sqlite_problem(rest: str) -> _Problem | None:
     if rest in ("", "/") or rest.startswith("/:memory:"):
         return "a node's database cannot be in memory only", "name a file: sqlite:///file.sqlite"
@@ -318,6 +332,7 @@ class _Reading:
         settings = {code: marked_keys(self.marked, e.value) for code, e in entries.items()}
         self._tree(nodes, entries, settings)
         self._identities(nodes, settings)
+        self._databases(nodes)
         return nodes
 
     def _node(self, code: str, entry: Entry, exchange: dict[str, TypeSettings]) -> NodeSettings:
@@ -378,6 +393,19 @@ class _Reading:
                         f"nodes {other!r} and {code!r} would generate the same keys",
                         "the same step for all, another offset for each",
                     )
+
+    def _databases(self, nodes: Mapping[str, NodeSettings]) -> None:
+        """Two nodes in one database would be one set of registers with two codes."""
+        first: dict[str, str] = {}
+        for code, node in nodes.items():
+            place = _place(node.database, self.path.parent)
+            other = first.setdefault(place, code) if place else code
+            if other != code:
+                self.marked.fault(
+                    self.lines[f"database of {code}"],
+                    f"nodes {other!r} and {code!r} have the same database",
+                    "each node has a database of its own",
+                )
 
     def _tree(
         self, nodes: dict[str, NodeSettings], entries: Mapping[str, Entry], settings: Mapping[str, Mapping[str, Entry]]

@@ -10,6 +10,7 @@ from typing import Any
 
 from dispatcher.review import limited_types
 from node.databases import Database, Story
+from node.waiting import waiting_items
 from schemas.network import Network
 from schemas.stamp import digits
 from schemas.structure import ItemType, Routing, Structure
@@ -17,11 +18,13 @@ from serializers.keys import Item, written
 
 
 def explain(network: Network, code: str, database: Database, structure: Structure, item: Item) -> dict[str, Any]:
-    """The story as JSON; `addressees` has for each neighbour the rule, and how far the item is with it."""
+    """The story as JSON; `addressees` has for each neighbour the rule, and how far the item is with it;
+    `parked` the messages with it that could not be applied here yet."""
     item_type = structure[item.type]
     story = database.story(item)
     links = database.figures().links
     parent = network.topology.parent(code)
+    parked = waiting_items(code, database, structure).get(item, ())
     return {
         "node": code,
         "type": item.type,
@@ -33,6 +36,7 @@ def explain(network: Network, code: str, database: Database, structure: Structur
         "seen": {origin: digits(stamp) for origin, stamp in (story.seen or {}).items()},
         "came_from": story.source,
         "waits_for_review": story.waiting_in_log,
+        "parked": [waiting.as_dict() for waiting in parked],
         "addressees": [
             {
                 "node": neighbour,

@@ -32,6 +32,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Row], *, empty: str = "")
         _plain_table(columns, cells)
 
 
+def print_findings(columns: Sequence[str], findings: Sequence[Mapping[str, Any]], *, empty: str) -> None:
+    """What a check found: a table on a terminal, else a line for each. `columns` names what the table shows."""
+    if sys.stdout.isatty() or not findings:
+        titles = [{"text": "what", "hint": "try"}.get(name, name) for name in columns]
+        print_table(titles, [[finding[name] for name in columns] for finding in findings], empty=empty)
+        return
+    for finding in findings:
+        click.echo(_finding_line(finding))
+
+
+def _finding_line(finding: Mapping[str, Any]) -> str:
+    place = ".".join(part for part in (finding["type"], finding["property"]) if part)
+    where = " ".join(part for part in (f"node {finding['node']}" if finding["node"] else "network", place) if part)
+    hint = f" (try: {finding['hint']})" if finding["hint"] else ""
+    return " ".join(f"{where}: {finding['effect']}: {finding['text']}{hint}".split())
+
+
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Names and values, one a line."""
     width = max(map(len, facts), default=0)

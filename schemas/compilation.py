@@ -257,6 +257,7 @@ def _item_type(
                 "it needs a default for items that arrive new",
             )
 
+    _check_undescribed(package_type.properties, table, settings, mismatch)
     _check_named(settings, fields, table, mismatch)
     sections = _sections(package_type, settings, table, tables, mismatch)
     section_tables = {name: tables[settings.sections[name]] for name in (s.name for s in sections)}
@@ -301,6 +302,28 @@ def _check_named(settings: TypeSettings, fields: tuple[Field, ...], table: Table
                 mismatch(name, effect, f"`{setting}` names it, and there is no such property", "mend nodes.yaml")
     if settings.date and settings.date not in known:
         mismatch(settings.date, "note", "`date` names it, and there is no such property", "mend nodes.yaml")
+
+
+def _check_undescribed(
+    properties: Iterable[Property],
+    table: Table,
+    settings: TypeSettings,
+    mismatch: _Mismatch,
+    linked: Collection[str] = (),
+) -> None:
+    """Columns that are younger than the package: what is written into them stays here, and nothing else would say so.
+    `linked`: a section's link columns, which never travel."""
+    described = {settings.columns.get(p.name, p.name) for p in properties} | set(linked)
+    names = {column: prop for prop, column in settings.columns.items()}
+    for column in table.columns:
+        name = names.get(column.name, column.name)
+        if column.name not in described and _travels(column, names, settings):
+            mismatch(
+                name,
+                "will not arrive",
+                f"{table.name}.{column.name} is not in the package: it does not travel from here",
+                "`kod schema generate`, or name it in `exclude`",
+            )
 
 
 def _fields(
@@ -402,6 +425,7 @@ def _sections(
         fields = _fields(described.properties, table, _of_section(settings, described.name), of_section)
         order = settings.section_order.get(described.name)
         linked = {pair[0] for pair in link}
+        _check_undescribed(described.properties, table, _of_section(settings, described.name), of_section, linked)
         by_key = tuple(c for c in table.primary_key if c not in linked)
         sections.append(
             Section(described.name, table.name, fields, link, table.primary_key, (order,) if order else by_key)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
 
 from node.cli import Call, Command, json_option, node_option
 from node.report import print_json
 from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from schemas.stamp import Stamp
 
 
 @click.command(
@@ -34,6 +39,8 @@ def command(call: Call, code: str, wanted: str | None, skip: bool, as_json: bool
 
     stamp = parse(wanted) if wanted is not None else None
     network = call.network(code)
+    if stamp is not None and skip:
+        _refuse_the_future(stamp, network.nodes[code].clock_skew_max_s)
     from node.opened import connect
 
     with closing(connect(network, code)) as database:
@@ -57,3 +64,16 @@ def command(call: Call, code: str, wanted: str | None, skip: bool, as_json: bool
     if stamp is not None:
         forward = stamp > (before or 0)
         click.echo(f"{items} items skipped: they are not sent" if forward else f"{items} items marked again")
+
+
+def _refuse_the_future(stamp: Stamp, skew_max_s: int) -> None:
+    """A boundary ahead of the clock would leave changes unsent that nobody has made yet."""
+    from schemas.stamp import Stamp, digits
+
+    now = Stamp(time.time_ns() // 1_000_000)
+    if stamp > now + skew_max_s * 1000:
+        raise ConfigError(
+            f"{digits(stamp)} is later than now, {digits(now)}, by more than clock_skew_max_s ({skew_max_s} s): "
+            "changes that are still to be made would not be sent",
+            hint=f"--skip up to now at most: --set {digits(now)} --skip",
+        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from node.cli import Call, Command, json_option, node_option
-from node.report import print_json, print_problem, print_table
+from node.report import print_findings, print_json, print_problem
+from schemas.errors import ConfigError, Fault
 
 
 @click.command(
@@ -21,7 +22,18 @@ from node.report import print_json, print_problem, print_table
 def command(call: Call, code: str | None, as_json: bool) -> int:
     """Checks nodes.yaml, hooks, the package, and each database within reach against it.
 
-    Exit 1 if something would lose or stop data; 3 if the node that was named cannot be reached."""
+    Exit 1 if something would lose or stop data; 2 if nodes.yaml or the package is faulty; 3 if the node that was
+    named cannot be reached."""
+    try:
+        return _check(call, code, as_json)
+    except ConfigError as error:
+        if as_json:  # for programs; people find the same on stderr
+            faults = error.faults or (Fault("", error.text, error.hint),)
+            print_json({"faults": [{"where": f.where, "text": f.text, "hint": f.hint} for f in faults]})
+        raise
+
+
+def _check(call: Call, code: str | None, as_json: bool) -> int:
     network = call.network(code)
     from node.checking import check_network, kod_error_text, losing
 
@@ -32,6 +44,7 @@ def command(call: Call, code: str | None, as_json: bool) -> int:
         print_json(
             {
                 "network": network.name,
+                "faults": [],
                 "reached": list(checked.reached),
                 "unreached": [{"node": node, "reason": kod_error_text(e)} for node, e in checked.unreached],
                 "findings": [f.as_dict() for f in checked.findings],
@@ -39,9 +52,9 @@ def command(call: Call, code: str | None, as_json: bool) -> int:
             }
         )
         return 1 if losing(checked.findings) else 0
-    print_table(
-        ("node", "type", "property", "effect", "what", "try"),
-        [(f.node, f.type, f.property, f.effect, f.text, f.hint) for f in checked.findings],
+    print_findings(
+        ("node", "type", "property", "effect", "text", "hint"),
+        [f.as_dict() for f in checked.findings],
         empty="nothing to mend",
     )
     for right in checked.rights:

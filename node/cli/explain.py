@@ -37,13 +37,18 @@ def command(call: Call, code: str, as_json: bool, type_name: str, key: str) -> i
         type_names(structure.types, type_name)
         item = Item(type_name, read(structure[type_name], key))
         told = explain(network, code, database, structure, item)
-    known = bool(told["exists"] or told["stamp"])
+    known = bool(told["exists"] or told["stamp"] or told["parked"])
     if as_json:
         print_json(told)
         return 0 if known else 1
-    addressees = told.pop("addressees")
+    addressees, parked = told.pop("addressees"), told.pop("parked")
     told["seen"] = ", ".join(f"{origin} {stamp}" for origin, stamp in told["seen"].items()) or None
     print_facts({name.replace("_", " "): value for name, value in told.items()})
+    for waiting in parked:
+        click.echo(
+            f"waits in message {waiting['id']} from {waiting['from']}, parked here: {waiting['reason']}"
+            f" (kod parked --node {code} show {waiting['id']})"
+        )
     click.echo()
     print_table(
         ("to", "rule", "state"), [(a["node"], a["rule"], a["state"]) for a in addressees], empty="no neighbours"

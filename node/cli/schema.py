@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from node.cli import Call, Command, json_option, node_option
-from node.report import print_json, print_problem, print_table
+from node.report import print_findings, print_json, print_problem
 from schemas.errors import ConfigError
 
 
@@ -73,9 +73,9 @@ def check(call: Call, code: str, as_json: bool) -> int:
     if as_json:
         print_json([f.as_dict() for f in found])
     else:
-        print_table(
-            ("type", "property", "effect", "what", "try"),
-            [(f.type, f.property, f.effect, f.text, f.hint) for f in found],
+        print_findings(
+            ("type", "property", "effect", "text", "hint"),
+            [f.as_dict() for f in found],
             empty=f"node {code}: the package and the database match, {len(structure.types)} types",
         )
     return 1 if losing(found) else 0

@@ -17,6 +17,9 @@ import pytest
 
 from node.__main__ import main
 from node.cli import SUMMARIES
+from tests.edge.conftest import MakeNetwork
+from tests.edge.network import Node
+from tests.servers import postgresql_url
 
 NODES = """network: shop
 bus: folder:./exchange
@@ -119,6 +122,7 @@ def test_a_change_travels_and_the_commands_agree_about_it(exchanged: Kod) -> Non
         "types": {"Catalog.Product": 2, "Document.Order": 1},
         "differences": [],
         "on_their_way": [],
+        "parked": [],
         "left_out": {},
         "repaired": 0,
     }
@@ -228,6 +232,9 @@ def test_the_boundary_moves_back_and_only_with_skip_forward(exchanged: Kod) -> N
     now = exchanged.json("boundary", "--node", "00")["boundary"]
     refused = exchanged("boundary", "--node", "00", "--set", "2099-01-01")
     assert (refused.returncode, "--skip" in refused.stderr) == (2, True)
+    ahead = exchanged("boundary", "--node", "00", "--set", "2099-01-01", "--skip")
+    assert (ahead.returncode, "later than now" in ahead.stderr) == (2, True)
+    assert exchanged.json("boundary", "--node", "00")["boundary"] == now
     moved = exchanged.json("boundary", "--node", "00", "--set", "2020-01-01")
     assert (moved["boundary"], moved["from"], moved["items"]) == ("20200101000000000", now, 1)
     assert exchanged.json("status", "--node", "00")["items_waiting"] == 1
@@ -248,6 +255,103 @@ def test_check_finds_what_would_lose_data(kod: Kod) -> None:
     assert [u["node"] for u in json.loads(kod("check", "--json").stdout)["unreached"]] == ["01"]
     assert kod("check").returncode == 0
     assert kod("check", "--node", "01").returncode == 3
+
+
+def test_check_names_a_column_that_was_added_after_the_package(kod: Kod) -> None:
+    """It does not travel, and nothing else would say so; without a package there is nothing that lacks it. Into a
+    pipe each finding goes on one line."""
+    kod.done("schema", "generate", "--node", "00")
+    kod.sql("head", "ALTER TABLE products ADD COLUMN colour TEXT", "ALTER TABLE order_lines ADD COLUMN note TEXT")
+    checks = (kod("schema", "check", "--node", "00"), kod("check"))
+    for found in checks:
+        assert found.returncode == 1
+        (line,) = [line for line in found.stdout.splitlines() if "colour" in line]
+        assert line == (
+            "node 00 Catalog.Product.colour: will not arrive: products.colour is not in the package: it does not "
+            "travel from here (try: `kod schema generate`, or name it in `exclude`)"
+        )
+        assert "node 00 Document.Order.lines.note: will not arrive" in found.stdout
+    (kod.folder / "nodes.yaml").write_text(NODES.replace("package: shop.xsd\n", ""), encoding="utf-8")
+    assert "colour" not in kod.done("check")
+
+
+def test_check_tells_what_nodes_yaml_says_in_vain(kod: Kod) -> None:
+    """Settings that do nothing are worse than none: their writer relies on them."""
+    settings = (
+        NODES.replace("reference_data: true}\n", "reference_data: true}\n  Catalog.Mark: {table: marks}\n", 1)
+        .replace("send_streams_max: 3", "identity: {step: 10, offset: 1}")
+        .replace("order_lines}, reference_data: true", "order_lines}, access: order_access")
+        .replace("exchange:\n", '  "02": {parent: "01", database: "sqlite:///third.sqlite"}\nexchange:\n')
+    )
+    (kod.folder / "nodes.yaml").write_text(settings + "kafka: {linger.ms: 5}\n", encoding="utf-8")
+    for name in ("head", "kazan"):
+        kod.sql(name, "CREATE TABLE marks (id INTEGER PRIMARY KEY); CREATE TABLE order_access (id int, node text)")
+    kod.done("schema", "generate", "--node", "00")
+    lines = kod.done("check").splitlines()
+    assert len([line for line in lines if "generates the keys of marks" in line]) == 2, "once for each node"
+    assert next(line for line in lines if "SQLite cannot generate keys in steps" in line).startswith("node 01: note")
+    assert any(line.startswith("network: note: `kafka` has settings, and the bus is a folder") for line in lines)
+    assert next(line for line in lines if "order_access" in line).startswith("node 01 Document.Order: note")
+
+
+@pytest.mark.postgresql
+def test_check_does_not_ask_for_an_identity_that_is_set(make_network: MakeNetwork) -> None:
+    """Or people would look for what they have done wrong. And uninstall says that the sequence keeps its steps."""
+    ddl = "CREATE TABLE marks (id serial PRIMARY KEY, name text)"
+    nodes = [
+        Node("00", ddl, url=postgresql_url(), settings={"identity": {"step": 10, "offset": 1}}),
+        Node("01", ddl, "00", url=postgresql_url()),
+    ]
+    network = make_network(nodes, {"Catalog.Mark": {"table": "marks", "reference_data": True}})
+    network.kod("schema", "generate", "--node", "00")
+    lines = [line for line in network.kod("check").stdout.splitlines() if "generate" in line]
+    assert [line[:8] for line in lines] == ["node 01 "]
+    network.kod("install", "--node", "00")
+    assert "stays: the sequences of marks.id go on in steps of 10" in network.kod("uninstall", "--node", "00").stdout
+
+
+def test_check_gives_faults_to_programs_too(kod: Kod) -> None:
+    """A deployment reads stdout: without it an exit code would be all that it has."""
+    (kod.folder / "nodes.yaml").write_text(NODES.replace("table: products", "tabel: products"), encoding="utf-8")
+    found = kod("check", "--json")
+    assert found.returncode == 2
+    faults = json.loads(found.stdout)["faults"]
+    assert any("unknown key 'tabel'" in fault["text"] and fault["where"].endswith(":8") for fault in faults)
+    assert "unknown key 'tabel'" in found.stderr
+    assert kod("check").stdout == ""
+
+
+def test_uninstall_says_what_stays(kod: Kod) -> None:
+    """WAL is a property of the file, which other programs notice; a file that is in no such mode has nothing to say."""
+    kod.sql("kazan", "PRAGMA journal_mode = WAL")
+    install(kod)
+    assert "stays: kazan.sqlite is in WAL mode" in kod.done("uninstall", "--node", "01")
+    kod.sql("kazan", "PRAGMA journal_mode = DELETE")
+    assert "stays" not in kod.done("uninstall", "--node", "01")
+
+
+def test_an_item_in_a_parked_message_waits_and_is_no_difference(kod: Kod) -> None:
+    """Or `--repair` would send a message again that cannot be applied, and nobody would be told where it waits."""
+    kod.sql("kazan", "DROP TABLE products", TABLES.split(";")[0].replace("(10,2)", "(10,2) CHECK (price < 50)"))
+    install(kod)
+    for price in (3, 500):
+        kod.sql("head", f"UPDATE products SET price = {price} WHERE code = 'A1'")
+        kod.done("run", "--node", "00", "--once")
+        kod("run", "--node", "01", "--once")
+    (parked,) = kod.json("parked", "--node", "01")
+    story = kod.json("explain", "--node", "01", "Catalog.Product", "A1")
+    (told,) = story["parked"]
+    assert (told["id"], told["from"], told["reason"]) == (parked["id"], "00", parked["reason"])
+    said = kod.done("explain", "--node", "01", "Catalog.Product", "A1")
+    assert f"waits in message {parked['id']} from 00, parked here: {parked['reason']}" in said
+    assert kod.json("explain", "--node", "01", "Catalog.Product", "A2")["parked"] == []
+    found = kod("compare", "--node", "00", "--with", "01", "--repair", "--json")
+    compared = json.loads(found.stdout)
+    assert (found.returncode, compared["differences"], compared["on_their_way"], compared["repaired"]) == (1, [], [], 0)
+    assert [d["key"] for d in compared["parked"]] == ['[{"string":"A1"}]']
+    said = kod("compare", "--node", "00", "--with", "01").stdout
+    assert f"waits, parked at 01: {parked['reason']}" in said
+    assert "the rest agrees" in said
 
 
 def test_hooks_that_cannot_be_loaded_are_found_by_check(kod: Kod) -> None:

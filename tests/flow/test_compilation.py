@@ -188,3 +188,27 @@ def test_a_declared_exception_is_only_a_note() -> None:
     tables = {**TABLES, "products": replace(PRODUCTS, columns=PRODUCTS.columns[:2])}
     structure = compile_structure(generate_package(EXCHANGE, TABLES), exchange, tables)
     assert [(m.property, m.effect) for m in structure.mismatches] == [("price", "note")]
+
+
+def test_a_column_that_the_package_does_not_describe_is_named() -> None:
+    """Or what is written into a column that was added later stays at its node, and nobody hears of it. Not what is
+    excluded or computed: those stay on purpose. Not a section's link: it travels as the section's place."""
+    package = generate_package(EXCHANGE, TABLES)
+    tables = {
+        **TABLES,
+        "products": replace(PRODUCTS, columns=(*PRODUCTS.columns, Column("colour", "text", "string"))),
+        "order_lines": replace(LINES, columns=(*LINES.columns, Column("discount", "integer", "integer"))),
+    }
+    found = compile_structure(package, EXCHANGE, tables).mismatches
+    assert {(m.type, m.property, m.effect) for m in found} == {
+        ("Catalog.Product", "colour", "will not arrive"),
+        ("Document.Order", "lines.discount", "will not arrive"),
+    }
+    assert all("`kod schema generate`" in m.hint for m in found)
+    wanted = {
+        **EXCHANGE,
+        "Catalog.Product": replace(EXCHANGE["Catalog.Product"], exclude=("colour",)),
+        "Document.Order": replace(EXCHANGE["Document.Order"], exclude=("secret", "lines.discount")),
+    }
+    assert compile_structure(package, wanted, tables).mismatches == ()
+    assert compile_structure(generate_package(EXCHANGE, tables), EXCHANGE, tables).mismatches == ()

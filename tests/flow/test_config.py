@@ -223,6 +223,31 @@ exchange:
     assert "s3cret" not in fault
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("sqlite:///x.db", "sqlite:///./x.db", True),
+        ("postgresql://a:1@DB0/shop", "postgresql+psycopg://b@db0:5432/shop", True),
+        ("postgresql://a@db0/shop", "postgresql://a@db0/shop2", False),
+        ("postgresql://a@db0/shop", "postgresql://a@db1/shop", False),
+        ("${KOD_DATABASE}", "${KOD_DATABASE}", False),
+    ],
+)
+def test_two_nodes_cannot_have_one_database(tmp_path: Path, one: str, other: str, same: bool) -> None:
+    """Or two daemons would share one set of registers. A variable may be another one on every machine."""
+    text = f"""network: a
+bus: folder:x
+nodes:
+  "00": {{database: "{one}"}}
+  "01": {{database: "{other}", parent: "00"}}
+exchange: {{A.B: {{table: t}}}}
+"""
+    if same:
+        assert faults(tmp_path, text)[0].startswith("nodes.yaml:5: nodes '00' and '01' have the same database")
+    else:
+        assert len(read(tmp_path, text).nodes) == 2
+
+
 def test_anchors_and_merges_of_yaml_work(tmp_path: Path) -> None:
     """Or twenty shops with the same settings would need them twenty times."""
     network = read(
