@@ -335,7 +335,10 @@ class Store(Protocol):
 
     def start(self, neighbours: Sequence[str]) -> None:
         """Makes sure that the node is installed and its links are known; a neighbour that is new starts at position
-        0. Raises ConfigError when `kod install` has not been run or the triggers are not the installed ones."""
+        0; one that is a neighbour no more is not served, and begins anew if it comes back.
+
+        Raises ConfigError when `kod install` has not been run or the triggers are not the installed ones.
+        """
         ...
 
     def check(self) -> None:

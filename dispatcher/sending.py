@@ -169,7 +169,8 @@ class Sender:
     def _heartbeat(self) -> None:
         """An end mark of an empty session to every idle neighbour, so that a lost tail is seen. Not recorded."""
         self._heartbeat_due = False
-        idle = [link for link in self.store.outgoing() if link.node not in self._served]
+        links = [link for link in self.store.outgoing() if link.node in self.node.neighbours]
+        idle = [link for link in links if link.node not in self._served]
         self._served.clear()
         for link in idle:
             self._empty_session(link)

@@ -69,3 +69,16 @@ def test_an_administrator_has_a_parked_message_tried_or_thrown_away(world: Store
     assert world.database.discard_parked(parked.id)
     assert not world.database.discard_parked(parked.id)
     assert list(world.store.parked()) == []
+
+
+def test_who_is_a_neighbour_no_more_is_not_waited_for(world: StoreWorld) -> None:
+    """Or a node that was taken out of nodes.yaml would be behind for ever, and so would `status`."""
+    world.serve("01", "02")
+    world.execute("INSERT INTO customers (customer_id) VALUES ('A')")
+    world.serve("01")
+    assert world.store.figures().items_waiting == 1
+    world.store.start(["01"])
+    assert [link.node for link in world.store.outgoing()] == ["01"]
+    assert world.store.figures().items_waiting == 0
+    world.store.start(["01", "02"])
+    assert link(world, "02").position == 0

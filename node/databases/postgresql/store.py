@@ -49,6 +49,15 @@ SELECT i.incarnation, i.session, i.completed, i.position,
   ARRAY(SELECT number FROM kod.received r WHERE r.node = i.node AND r.session = i.session)
 FROM kod.incoming i WHERE i.node = $1"""
 
+# $1 the neighbours: others are served no more.
+_OLD_LINKS = """
+WITH old AS (
+  DELETE FROM kod.outgoing WHERE node NOT IN (SELECT json_array_elements_text($1::json)) RETURNING node
+), ahead AS (
+  DELETE FROM kod.ahead a USING old WHERE a.node = old.node
+)
+DELETE FROM kod.pending p USING old WHERE p.node = old.node"""
+
 # A neighbour that is new gets everything, also what was applied while there was nobody to mark it for.
 _NEW_LINKS = """
 WITH new AS (
@@ -149,7 +158,8 @@ class PostgresqlStore:
         self._writer = Writer(self._structure, tables)
         self._sequences = Sequences(self._structure, sequences)
         with self._connections.transaction() as transaction:
-            transaction.run(Statement(_NEW_LINKS, (orjson.dumps(list(neighbours)).decode(),)))
+            names = orjson.dumps(list(neighbours)).decode()
+            transaction.run(Statement(_OLD_LINKS, (names,)), Statement(_NEW_LINKS, (names,)))
             (self._folded_aside,) = transaction.one(Statement(_UNSENT))
 
     def check(self) -> None:

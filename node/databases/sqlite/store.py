@@ -101,6 +101,9 @@ class SqliteStore:
 
     def _begin_links(self, connection: sqlite3.Connection, neighbours: Sequence[str]) -> None:
         known = {node for (node,) in connection.execute("SELECT node FROM kod_outgoing")}
+        for node in known.difference(neighbours):
+            for table in ("kod_outgoing", "kod_ahead", "kod_pending"):
+                connection.execute(f"DELETE FROM {table} WHERE node = ?", (node,))
         new = [node for node in neighbours if node not in known]
         for node in new:
             connection.execute("INSERT INTO kod_outgoing (node, catch_up) SELECT ?, top_mark FROM kod_node", (node,))
