@@ -233,32 +233,40 @@ class Outbox:
         """The letters of one session; the last is its end mark."""
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                with self._open_minute(session) as fd:
-                    self._write_all(fd, letters)
+                with self._open_minute(session) as (fd, made):
+                    self._write_all(fd, letters, made=made)
                 return
             except FileNotFoundError:  # the receiver removed the folder before the first letter was in it
                 if attempt == ATTEMPTS_MAX:
                     raise
 
     @contextmanager
-    def _open_minute(self, session: Stamp) -> Iterator[int]:
-        minute = _minute(session)
+    def _open_minute(self, session: Stamp) -> Iterator[tuple[int, bool]]:
+        """The minute's folder, and whether it was made just now (it is not durable then)."""
+        minute = self._path / _minute(session)
+        made = False
         try:
-            fd = os.open(self._path / minute, _FOLDER)
+            fd = os.open(minute, _FOLDER)
         except FileNotFoundError:
-            fd = os.open(self._root.make(self._below / minute), _FOLDER)
+            self._root.make(self._below)
+            with suppress(FileExistsError):
+                minute.mkdir()
+            fd = os.open(minute, _FOLDER)
+            made = True
         try:
-            yield fd
+            yield fd, made
         finally:
             os.close(fd)
 
-    def _write_all(self, fd: int, letters: Sequence[tuple[Name, bytes]]) -> None:
+    def _write_all(self, fd: int, letters: Sequence[tuple[Name, bytes]], *, made: bool) -> None:
         names = [message_name(*name) for name, _ in letters]
         written: list[str] = []
         try:
             for name, (_, payload) in zip(names, letters, strict=True):
                 written.append(name)
                 _write(fd, _temporary(name), payload)
+            if made:  # now that it has something in it, nobody takes it away
+                _sync_folder(self._path)
             for name in names:  # the end mark is the last
                 _rename(fd, name)
             # One for all: if a crash of the machine keeps the end mark and loses a message, nothing of the session

@@ -186,7 +186,7 @@ def test_a_folder_that_vanishes_under_the_writer_is_made_again(
     ended = threading.Event()
 
     def remove() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.0005):
             receiver.backlog("00")  # a look removes empty folders
             try:
                 (link / MINUTE).rmdir()
