@@ -126,6 +126,8 @@ class PostgresqlStore:
         """Nothing is asked before `start`."""
         self._connections = connections
         self._applying = connections.others(**SETTINGS)
+        # A fold of hundreds of thousands of log rows sorts and groups them in memory, not on disk.
+        self._folders = connections.others(work_mem="64MB")
         # Lost with a crash of the server, a session counts as not recorded and goes out once more.
         self._recording = connections.others(synchronous_commit="off")
         self._beginning: tuple[Statement, ...] = ()
@@ -218,7 +220,7 @@ class PostgresqlStore:
         with self._folding:
             aside, self._folded_aside = self._folded_aside, False
             try:
-                with self._connections.transaction("REPEATABLE READ") as transaction:
+                with self._folders.transaction("REPEATABLE READ") as transaction:
                     view = PostgresqlSendingView(transaction, self._structure, self._tables, self._ids, self._reader)
                     yield view
                     view.finish()
@@ -247,7 +249,7 @@ class PostgresqlStore:
 
     def _fold_aside(self) -> None:
         """A fold of its own, committed at once: a receiver must know the versions of what is here."""
-        with self._folding, self._connections.transaction("REPEATABLE READ") as transaction:
+        with self._folding, self._folders.transaction("REPEATABLE READ") as transaction:
             rows = folding(transaction, self._structure, self._ids).log_rows
             self._folded_aside = self._folded_aside or rows > 0
         self._count_folded(rows)
@@ -321,5 +323,6 @@ class PostgresqlStore:
 
     def close(self) -> None:
         self._applying.close()
+        self._folders.close()
         self._recording.close()
         self._connections.close_idle()  # these belong to the database
