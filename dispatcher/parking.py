@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dispatcher.applying import apply
 from dispatcher.events import event
 from dispatcher.ports import Clock, NodeView, Parked, Store
-from dispatcher.review import limited_types
+from dispatcher.review import limited_from
 from schemas.errors import ConflictError, MessageError
 from schemas.structure import Structure
 from serializers.keys import key_text
@@ -111,11 +111,10 @@ class Parking:
     def _try(self, parked: Sequence[Parked], *, reference_wins: bool = False) -> bool:
         """Applies them in one transaction; whether that could be done."""
         sender = parked[0].node
-        limited = frozenset[str]() if sender == self._node.parent else limited_types(self._structure)
-        forward = len(self._node.neighbours) > 1
+        limited = limited_from(sender, self._node, self._structure)
         try:
             message = _joined([read_message(one.payload) for one in parked], self._key_of)
-            with self._store.receiving(sender, forward=forward, limited=limited) as view:
+            with self._store.receiving(sender, forward=self._node.forwards, limited=limited) as view:
                 apply(message, view, self._node, self._structure, self._store.origin, reference_wins=reference_wins)
                 for one in parked:
                     view.unpark(one.id)

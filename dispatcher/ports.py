@@ -307,6 +307,20 @@ class ReceivingView(Protocol):
         ...
 
 
+LINK_FIGURES = (
+    "sent_messages",
+    "sent_items",
+    "received_messages",
+    "received_items",
+    "rejected_items",
+    "end_to_end_ms",
+    "position",
+    "pending",
+    "fault",
+)
+"""What `Figures.links` says of each, in the order in which the dialects ask for it. `fault`: what is wrong, or null."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What `kod status` needs of the database (contract.md); links by neighbour."""
@@ -318,8 +332,7 @@ class Figures:
     last_session: Mapping[str, Any] | None
     """stamp, messages, items, took_ms."""
     links: Mapping[str, Mapping[str, Any]]
-    """sent_messages, sent_items, received_messages, received_items, rejected_items, end_to_end_ms, position, pending,
-    and `fault`: why the link's receiving stopped, or null."""
+    """LINK_FIGURES by neighbour."""
     parked: int
     collisions: int
     send_streams_max: int | None
@@ -491,3 +504,8 @@ class NodeView:
     @property
     def neighbours(self) -> tuple[str, ...]:
         return ((self.parent,) if self.parent else ()) + self.children
+
+    @property
+    def forwards(self) -> bool:
+        """What comes from one neighbour goes on to others."""
+        return len(self.neighbours) > 1

@@ -23,7 +23,7 @@ from dispatcher.applying import apply
 from dispatcher.events import event
 from dispatcher.parking import Parking
 from dispatcher.ports import Bus, Clock, Incoming, Letter, NodeView, Received, Store
-from dispatcher.review import limited_types
+from dispatcher.review import limited_from
 from schemas.errors import ConflictError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits
@@ -151,8 +151,7 @@ class Link:
         self.incoming: Incoming = store.incoming(sender)
         self.answers = False
         """Something was made pending for the sender since this was last looked at."""
-        self._forward = len(node.neighbours) > 1
-        self._limited = frozenset() if sender == node.parent else limited_types(structure)
+        self._limited = limited_from(sender, node, structure)
         self._waiting: list[Arrived] = []
         self._gap: str | None = None
         self._missed_up_to = 0
@@ -355,7 +354,7 @@ class Link:
     def _apply(self, arrived: Arrived, completing: Arrived | None) -> None:
         message = arrived.read()
         header = message.header
-        with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
+        with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
             decided = apply(message, view, self.node, self.structure, self.store.origin)
             oldest = min((i.version.stamp for i in message.items if i.version.stamp > EARLIEST), default=None)
             received = self._received(arrived, header.incarnation, completing)
@@ -389,7 +388,7 @@ class Link:
 
     def _complete(self, mark: Arrived) -> None:
         """All messages are applied and the end mark is here: the session is whole."""
-        with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
+        with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
             view.received(self._received(mark, mark.read().header.incarnation, mark))
 
     def _resync_begun(self, after: Stamp | None) -> None:
@@ -410,7 +409,7 @@ class Link:
         """Keeps the message, whole, with what stands in its way; as far as the link goes it is received."""
         reason = error.text + (f" (try: {error.hint})" if error.hint else "")
         event(log, logging.WARNING, "message parked", node=self.sender, message=arrived.letter.name, reason=reason)
-        with self.store.receiving(self.sender, forward=self._forward, limited=self._limited) as view:
+        with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
             view.park(arrived.letter, reason)
             view.received(self._received(arrived, self.incoming.incarnation or 0, completing))
         self.parking.added()

@@ -53,6 +53,11 @@ def limited_types(structure: Structure) -> frozenset[str]:
     return frozenset(structure.types) - everywhere(structure)
 
 
+def limited_from(sender: str, node: NodeView, structure: Structure) -> frozenset[str]:
+    """Types for which `sender` is noted as a holder of what it sent; of the parent that need not be known."""
+    return frozenset() if sender == node.parent else limited_types(structure)
+
+
 def facts_of(changes: Sequence[Change], view: SendingView, structure: Structure, limited: frozenset[str]) -> Facts:
     """Owners up to the topmost, the rights to independent items among them, and who holds any of them."""
     asked = [c.item for c in changes if c.item.type in limited]

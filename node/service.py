@@ -189,9 +189,8 @@ class Service:
 
     def _receive(self, link: Link) -> None:
         arrived = self._arrived[link.sender]
-        forwards = len(self.node.neighbours) > 1
         for moved in self._steps(f"receive from {link.sender}", partial(self._receive_step, link)):
-            if moved and (forwards or link.answers):
+            if moved and (self.node.forwards or link.answers):
                 self._send_now.set()
             if not moved:
                 arrived.wait(LOOK_AGAIN_S)

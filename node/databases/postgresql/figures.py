@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.ports import Figures
+from dispatcher.ports import LINK_FIGURES, Figures
 from node.databases.postgresql.connecting import Connection
 from schemas.stamp import Stamp, digits
 
@@ -35,18 +35,6 @@ SELECT CAST(last_session_facts ->> 'stamp' AS bigint), sum(CAST(last_session_fac
   max(CAST(last_session_facts ->> 'took_ms' AS bigint))::bigint
 FROM kod.outgoing WHERE last_session_facts IS NOT NULL GROUP BY 1 ORDER BY 1 DESC LIMIT 1"""
 
-_LINK_FIGURES = (
-    "sent_messages",
-    "sent_items",
-    "received_messages",
-    "received_items",
-    "rejected_items",
-    "end_to_end_ms",
-    "position",
-    "pending",
-    "fault",
-)
-
 
 def figures(connection: Connection) -> Figures:
     boundary, missed, send, receive, collisions, parked = connection.execute(_NODE).fetchone() or (
@@ -69,7 +57,7 @@ def figures(connection: Connection) -> Figures:
         missed=missed,
         last_session=facts,
         links={
-            node: dict(zip(_LINK_FIGURES, values, strict=True))
+            node: dict(zip(LINK_FIGURES, values, strict=True))
             for node, *values in connection.execute(_LINKS).fetchall()
         },
         parked=parked,

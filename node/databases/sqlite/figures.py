@@ -6,7 +6,7 @@ import sqlite3
 
 import orjson
 
-from dispatcher.ports import Figures
+from dispatcher.ports import LINK_FIGURES, Figures
 from schemas.stamp import Stamp, digits
 
 _WAITING = """SELECT count(*), min(stamp) FROM (
@@ -37,24 +37,13 @@ def figures(connection: sqlite3.Connection) -> Figures:
         "i.end_to_end_ms, o.position, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node), i.fault "
         "FROM kod_outgoing o LEFT JOIN kod_incoming i ON i.node = o.node ORDER BY o.node"
     )
-    names = (
-        "sent_messages",
-        "sent_items",
-        "received_messages",
-        "received_items",
-        "rejected_items",
-        "end_to_end_ms",
-        "position",
-        "pending",
-        "fault",
-    )
     return Figures(
         boundary=Stamp(boundary) if boundary is not None else None,
         items_waiting=waiting,
         oldest_waiting=Stamp(oldest) if oldest is not None else None,
         missed=missed,
         last_session=last_session,
-        links={node: dict(zip(names, values, strict=True)) for node, *values in rows},
+        links={node: dict(zip(LINK_FIGURES, values, strict=True)) for node, *values in rows},
         parked=parked,
         collisions=collisions,
         send_streams_max=send,
