@@ -1,7 +1,6 @@
 """Connections, one transaction's round trips, and the server's errors in our words.
 
-Statements bear $1, $2 …; every parameter is text and is cast in the statement, so that a statement is prepared once
-whatever the values are.
+Statements bear $1, $2 …; every parameter is text and is cast in the statement.
 """
 
 from __future__ import annotations
@@ -9,17 +8,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg import RawCursor, errors, sql
 from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy.engine import URL, make_url
 
+from node.databases.postgresql.pipeline import Connection, Row, Statement
 from schemas.errors import ConfigError, ConflictError, KodError, MessageError, UnavailableError
 
-Connection = psycopg.Connection[tuple[Any, ...]]
-Row = tuple[Any, ...]
+__all__ = ["Connection", "Connections", "Row", "Statement", "Transaction", "literal", "streamed", "translated"]
 
 # What the server writes must not depend on how it, the database or the role are set up. Locks are given up before the
 # server looks for deadlocks (deadlock_timeout, 1 s): never is the application the victim. Compiling statements (jit)
@@ -39,9 +38,6 @@ _SETTINGS = {
     "enable_seqscan": "off",
     "plan_cache_mode": "force_generic_plan",
 }
-PREPARE_AFTER = 1
-PREPARED_MAX = 500
-
 
 _IS_PRIMARY_KEY = """
 SELECT FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -54,13 +50,6 @@ class TakenError(MessageError):
 
 class UnreadableError(MessageError):
     """A value that its column's type cannot read; the server does not say of which property."""
-
-
-class Statement(NamedTuple):
-    sql: str
-    parameters: Sequence[str | None] = ()
-    raw: bool = False
-    """Text comes as bytes: it is passed on, not looked at."""
 
 
 class Connections:
@@ -78,15 +67,12 @@ class Connections:
     def open(self, **settings: str) -> Connection:
         """A connection of one's own, with further session settings."""
         with translated():
-            connection = psycopg.connect(
+            return Connection.connect(
                 self._conninfo,
                 autocommit=True,
                 cursor_factory=RawCursor,
-                prepare_threshold=PREPARE_AFTER,
                 options=_options({**self._settings, **settings}),
             )
-        connection.prepared_max = PREPARED_MAX
-        return connection
 
     def others(self, **settings: str) -> Connections:
         """Connections of their own to the same database, with further session settings."""
@@ -156,17 +142,13 @@ class Transaction:
         self._is_primary_key = is_primary_key
         self._queued = list(first)
         self._begun = False
-        self._failed = False
 
     def run(self, *statements: Statement) -> list[list[Row]]:
         """The rows of each of `statements`; what was queued goes before them."""
         queued, self._queued = self._queued, []
         self._begun = True
-        failed, self._failed = self._failed, True
         try:
-            rows = run(self._connection, [*queued, *statements])[len(queued) :]
-            self._failed = failed
-            return rows
+            return self._connection.run([*queued, *statements])[len(queued) :]
         except errors.UniqueViolation as error:
             if self._is_primary_key(error.diag):
                 raise ConflictError("somebody else was faster: the key is taken already") from None
@@ -191,36 +173,10 @@ class Transaction:
     def roll_back(self) -> None:
         if not self._begun or self._connection.closed:
             return
-        if self._failed:
-            # psycopg takes statements that stood behind the error in the pipeline for prepared; the server skipped
-            # them. Whoever used this connection next would be told that they do not exist.
-            self._connection.close()
-            return
         try:
             self._connection.execute("ROLLBACK")
         except psycopg.Error:
             self._connection.close()
-
-
-def run(connection: Connection, statements: Sequence[Statement]) -> list[list[Row]]:
-    """The rows of each statement; all of them in one round trip."""
-    if len(statements) == 1:
-        return [_rows(_execute(connection, statements[0]))]
-    with connection.pipeline():
-        cursors = [_execute(connection, statement) for statement in statements]
-    return [_rows(cursor) for cursor in cursors]
-
-
-def _execute(connection: Connection, statement: Statement) -> psycopg.Cursor[Row]:
-    cursor = connection.cursor(binary=statement.raw)
-    if statement.raw:  # a text's binary form is its bytes
-        cursor.adapters.register_loader("text", ByteaBinaryLoader)
-    cursor.execute(statement.sql, statement.parameters)
-    return cursor
-
-
-def _rows(cursor: psycopg.Cursor[Row]) -> list[Row]:
-    return cursor.fetchall() if cursor.description else []
 
 
 @contextmanager

@@ -229,9 +229,8 @@ class PostgresqlReceivingView:
         except TakenError:
             if not exchangeable:
                 raise
-            # by itself: psycopg forgets the statements that were not prepared after all once this is through
-            self._transaction.run(Statement("ROLLBACK TO SAVEPOINT kod_writing"))
-            self._transaction.run(*self._writer.releasing(written), *statements)
+            back = Statement("ROLLBACK TO SAVEPOINT kod_writing")
+            self._transaction.run(back, *self._writer.releasing(written), *statements)
 
     def _refuse_cascades(self, written: Sequence[Written]) -> None:
         """A deletion must not take rows of other items with it, nor change them: they would go unstamped."""

@@ -173,14 +173,15 @@ class PostgresqlStore:
     def has_changes(self) -> bool:
         """One round trip; on the connection that holds the daemon's lock, so that its loss is noticed."""
         with self._daemon_lock.connection() as connection:
-            snapshot, found = connection.execute(_HAS_CHANGES, (self._snapshot,)).fetchone() or ("", True)
+            (((snapshot, found),),) = connection.run([Statement(_HAS_CHANGES, (self._snapshot,))])
         if found is not None:
             self._snapshot, self._log_has_rows = snapshot, found
         return self._log_has_rows or self._folded_aside
 
     def outgoing(self) -> Sequence[Outgoing]:
         with self._connections.connection() as connection:
-            links = [Outgoing(*row) for row in connection.execute(_OUTGOING).fetchall()]
+            (rows,) = connection.run([Statement(_OUTGOING)])
+        links = [Outgoing(*row) for row in rows]
         self._any_ahead = any(link.ahead for link in links)
         return links
 
