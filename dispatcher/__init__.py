@@ -1,11 +1,12 @@
 """The heart: the flow of changes from one node's capture log to another node's register.
 
 ports       what the flow needs of a database, of the bus and of the clock
-sending     select -> review -> complete -> group -> split -> publish; T1 and T2
+sending     select -> review -> complete -> group -> split: T1
 review        to which neighbours each item goes                               (pure)
 closure       what references draw in with it                                  (pure)
 grouping      what must be one message, and what must come after what          (pure)
 streams       sharing groups out among parallel streams, packing messages      (pure)
+delivery    publish, one neighbour beside the other, and T2
 receiving   sessions in order, their messages in parallel, what has come
 applying    one message in one transaction
 parking     what cannot be applied waits here, and blocks nothing else

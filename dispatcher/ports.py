@@ -116,8 +116,10 @@ class SendingView(Protocol):
     """One transaction of the sender: a fold, and then everything in one snapshot. Nothing is seen outside before
     it ends; an exception rolls all of it back. At most one is open at a time in a node."""
 
-    def fold(self) -> Folded:
-        """Takes in what the capture log has: each changed item gets the version
+    def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
+        """`then`: what `portion` is going to be asked for; it may be looked up in the same round trip.
+
+        Takes in what the capture log has: each changed item gets the version
         (max(time of its change, old stamp + 1), this origin), `seen` with what it replaces, and a new mark.
         Items that were applied from neighbours get their mark only. In the order of their stamps."""
         ...
@@ -172,7 +174,8 @@ class SendingView(Protocol):
 
     def open_session(self, now: Stamp, sessions: int = 1) -> Stamp:
         """The stamp of the first of `sessions` new ones (the others follow by a millisecond each): larger than every
-        earlier one, and never used again, also not after a crash."""
+        earlier one, and never used again, also not after a crash. The last thing that is asked of the view: the
+        transaction may be committed with it."""
         ...
 
     def reviewed(self, boundary: Stamp) -> None:
@@ -372,7 +375,12 @@ class Store(Protocol):
         self, sender: str, *, forward: bool, limited: frozenset[str]
     ) -> AbstractContextManager[ReceivingView]:
         """`forward`: there are other neighbours, for whom what is written gets marked. `limited`: types for which
-        the sender is noted as a holder of what it sent."""
+        the sender is noted as a holder of what it sent. What is committed is visible, and durable after `flush`."""
+        ...
+
+    def flush(self, node: str) -> None:
+        """Makes durable what was received from `node`. Raises UnavailableError where some of it may be lost, because
+        the database was away since `incoming` was asked: then that is to be asked again."""
         ...
 
     def record_sent(self, sent: Iterable[Sent]) -> None:

@@ -24,7 +24,7 @@ from dispatcher.events import event
 from dispatcher.parking import Parking
 from dispatcher.ports import Bus, Clock, Incoming, Letter, NodeView, Received, Store
 from dispatcher.review import limited_from
-from schemas.errors import ConflictError, MessageError
+from schemas.errors import ConflictError, MessageError, UnavailableError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits
 from schemas.structure import Structure
@@ -153,6 +153,10 @@ class Link:
         """Something was made pending for the sender since this was last looked at."""
         self._limited = limited_from(sender, node, structure)
         self._waiting: list[Arrived] = []
+        self._finished: list[Letter] = []
+        """Done, but perhaps not durable yet: the bus has to keep them."""
+        self._in_doubt = False
+        """The database or the bus was away: what is known here of how far the link is may not be so."""
         self._gap: str | None = None
         self._missed_up_to = 0
         self._caught_up = True
@@ -162,12 +166,37 @@ class Link:
         """Applies what is here of the session that is being received; whether anything was done."""
         if self.slots.limit == 0:
             return False
+        try:
+            if self._in_doubt:
+                self._begin_again()
+            return self._step()
+        except UnavailableError:
+            self._in_doubt = True
+            raise
+
+    def _step(self) -> bool:
         self._take()
         if not self._waiting:
             return False
         session = self._waiting[0].name.session
         run = [arrived for arrived in self._waiting if arrived.name.session == session]
-        return self._receive(session, run)
+        moved = self._receive(session, run)
+        self._forget_finished()
+        return moved
+
+    def _begin_again(self) -> None:
+        """From what the database says; the bus hands out again what it has not been told to forget."""
+        self.incoming = self.store.incoming(self.sender)
+        self._waiting.clear()
+        self._finished.clear()
+        self.bus.rewind(self.sender, self.incoming.position)
+        self._in_doubt = False
+
+    def _forget_finished(self) -> None:
+        if self._finished:
+            self.store.flush(self.sender)
+            self.bus.done(self._finished)
+            self._finished = []
 
     # --- what has come ---
 
@@ -428,9 +457,9 @@ class Link:
         self._drop(arrived)
 
     def _drop(self, arrived: Sequence[Arrived]) -> None:
-        """These are done: the bus may forget them."""
+        """These are done: the bus may forget them once that is durable."""
         if arrived:
-            self.bus.done([a.letter for a in arrived])
+            self._finished += [a.letter for a in arrived]
             gone = {id(a) for a in arrived}
             self._waiting = [a for a in self._waiting if id(a) not in gone]
 

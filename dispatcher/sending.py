@@ -7,8 +7,8 @@ was away has to get is a front of its own, so that it delays no other.
 
     T1   one transaction, one snapshot: fold the capture log, select, review, read, complete, group, split;
          session stamps and holders are noted before anything leaves
-         publish, and wait until the bus has acknowledged every message
-    T2   positions, last sessions
+         publish, and wait until the bus has acknowledged every message          (dispatcher.delivery,
+    T2   positions, last sessions                                                 while the next T1 begins)
 
 A crash before T2 abandons the session; its items go out again under a new one, never under the old stamp.
 """
@@ -17,20 +17,22 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 import orjson
 
 from dispatcher.closure import Completed, complete
+from dispatcher.delivery import Delivery, Parcel, Plan
 from dispatcher.events import event
 from dispatcher.grouping import Limits, Phase, group
 from dispatcher.ports import Bus, Change, Clock, Letter, NodeView, Outgoing, SendingView, Sent, Store, Tie
 from dispatcher.review import facts_of, limited_types, review
 from dispatcher.streams import pack, split
-from schemas.errors import ConflictError, InvariantError, MessageError, UnavailableError
+from schemas.errors import ConflictError, InvariantError
 from schemas.network import NodeSettings
-from schemas.stamp import Stamp, digits
+from schemas.stamp import Stamp
 from schemas.structure import Structure
 from serializers.keys import Item, key_value
 from serializers.message import Header, item_text, message_bytes
@@ -43,8 +45,6 @@ PORTION_BYTES_MAX = 32_000_000
 ATTEMPTS_MAX = 20
 ASK_AGAIN_S = 30.0
 ASK_AGAIN_MAX_S = 3600.0
-RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)
-"""How long a neighbour that could not be reached is left alone, by failures in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,19 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """All letters of a step to one addressee, and what is to be recorded when they are acknowledged."""
+class Prepared:
+    """What T1 leaves behind."""
 
-    letters: Sequence[Letter]
-    sent: Sent
-    streams: int = 0
+    loads: Mapping[str, Load]
+    classes: Sequence[tuple[tuple[str, ...], Completed]]
+    """Addressees that get the same, and what it is."""
+    cut: Sequence[tuple[tuple[str, ...], list[Phase]]]
+    """The sessions of each class."""
+    texts: Mapping[Item, bytes]
+    portion: Portion
+    holding: frozenset[str]
+    session: Stamp | None
+    """The first of the sessions; None when nothing has to go."""
 
 
 class Sender:
@@ -117,17 +124,12 @@ class Sender:
         self.clock = clock
         self.streams_max = settings.send_streams_max
         self.limited = limited_types(structure)
-        self.unreachable: dict[str, str] = {}
-        """Why a neighbour could not be reached the last time."""
+        self.delivery = Delivery(store, bus, clock)
         self._incarnation = int(store.origin.partition(".")[2])
         self._limits = Limits(settings.message_items_max, settings.message_bytes_max)
         self._exclusive = frozenset(t.name for t in structure.types.values() if t.uniques)
         self._unsettled = True
         self._heartbeat_due = False
-        self._served: set[str] = set()
-        """Neighbours that got a session since the last heartbeat."""
-        self._failures: dict[str, int] = {}
-        self._not_before: dict[str, int] = {}
         self._ask_again: dict[str, int] = {}
         """When a neighbour of whom something is missing is asked for it again; `_asked`, how often it was."""
         self._asked: dict[str, int] = {}
@@ -138,12 +140,23 @@ class Sender:
         """Something was made pending, or positions were changed, outside the capture log."""
         self._unsettled = True
 
+    def publish_aside(self, executor: Executor, wake: Callable[[], None]) -> None:
+        """What is prepared is published by the executor's threads, two for each neighbour, from now on; `wake` is
+        called when a step is due because of it."""
+
+        def landed() -> None:
+            self._unsettled = True
+            wake()
+
+        self.delivery.publish_aside(executor, landed)
+
     def ask_heartbeat(self) -> None:
         """The next step sends a heartbeat to every neighbour that got no session since this was asked last."""
         self._heartbeat_due = True
 
     def step(self) -> bool:
         """Sends what there is to every neighbour that can be reached; whether anything was sent or moved."""
+        self.delivery.check()
         if self.streams_max == 0:
             return False
         if self._heartbeat_due:
@@ -151,36 +164,38 @@ class Sender:
         if not (self._unsettled or self._retry_due() or self.store.has_changes()):
             return False
         self._unsettled = False
-        links = [link for link in self.store.outgoing() if link.node in self.node.neighbours]
-        if moved := self._restart_links(links):
-            links = [link for link in self.store.outgoing() if link.node in self.node.neighbours]
-        for front in self._fronts(links):
+        plan = self.delivery.plan()
+        links = self._links()
+        if moved := self._restart_links(links, plan):
+            links = self._links()
+        for front in self._fronts(links, plan):
             started = self.clock.now()
             parcels = self._prepare(front)
-            delivered = [parcel for parcel in parcels if self._publish(parcel)]
-            if delivered:
-                took_ms = self.clock.now() - started
-                self.store.record_sent([replace(parcel.sent, took_ms=took_ms) for parcel in delivered])
-                self._remember(delivered)
-                moved = True
+            moved |= self.delivery.hand_over(parcels, plan, started)
         self._unsettled |= moved and bool(self._catching_up)  # who has caught up by now is told so
         return moved
+
+    def _links(self) -> list[Outgoing]:
+        return [link for link in self.store.outgoing() if link.node in self.node.neighbours]
 
     def _heartbeat(self) -> None:
         """An end mark of an empty session to every idle neighbour, so that a lost tail is seen. Not recorded."""
         self._heartbeat_due = False
-        links = [link for link in self.store.outgoing() if link.node in self.node.neighbours]
-        idle = [link for link in links if link.node not in self._served]
-        self._served.clear()
+        plan = self.delivery.plan()
+        idle = [link for link in self._links() if link.node not in self.delivery.served | plan.flying]
+        self.delivery.served.clear()
         for link in idle:
             self._empty_session(link)
 
-    def _restart_links(self, links: Sequence[Outgoing]) -> bool:
+    def _restart_links(self, links: Sequence[Outgoing], plan: Plan) -> bool:
         """What was found missing: neighbours that lack something are served from the beginning again, and those of
         whom something is missing here are asked to do the same."""
         moved = False
         for link in links:
-            if link.restart and self._empty_session(link, catching_up=True):
+            if link.node in plan.flying:
+                if link.restart or link.wish is not None or link.node in self._catching_up:
+                    self.delivery.wait_for(link.node)
+            elif link.restart and self._empty_session(link, catching_up=True):
                 self.store.restart(link.node)
                 event(log, logging.WARNING, "resync begun", to=link.node)
                 self._catching_up.add(link.node)
@@ -215,23 +230,24 @@ class Sender:
         header = self._header(link, session, 1, link.last_session, of=0)
         header = replace(header, extra={**header.extra, **extra})
         letter = Letter(link.node, header.name, message_bytes(header, ()))
-        return self._publish(Parcel([letter], Sent(link.node, link.position, None)))
+        return self.delivery.publish(link.node, [letter])
 
     # --- who is to be served ---
 
-    def _fronts(self, links: Sequence[Outgoing]) -> list[Front]:
-        now = self.clock.now()
-        self._not_before = {node: moment for node, moment in self._not_before.items() if now < moment}
+    def _fronts(self, links: Sequence[Outgoing], plan: Plan) -> list[Front]:
         fronts: dict[int, list[Outgoing]] = {}
         for link in links:
-            if link.node not in self._not_before:
-                fronts.setdefault(link.position, []).append(link)
+            if link.node in plan.busy:
+                self.delivery.wait_for(link.node)
+            else:
+                planned = plan.of(link)
+                fronts.setdefault(planned.position, []).append(planned)
         # the nearest to the present first: who was away does not delay who was not
         return [Front(position, tuple(fronts[position])) for position in sorted(fronts, reverse=True)]
 
     def _retry_due(self) -> bool:
         now = self.clock.now()
-        return any(now >= moment for moment in (*self._not_before.values(), *self._ask_again.values()))
+        return self.delivery.retry_due() or any(now >= moment for moment in self._ask_again.values())
 
     # --- T1 ---
 
@@ -240,15 +256,16 @@ class Sender:
         while True:
             try:
                 with self.store.sending() as view:
-                    return self._prepare_in(view, front)
+                    prepared = self._prepare_in(view, front)
+                return self._parcels(prepared)
             except ConflictError:
                 if attempt >= ATTEMPTS_MAX:
                     raise
                 self.clock.wait(random.uniform(0.001, 0.01) * attempt)  # noqa: S311 - jitter, not a secret
                 attempt += 1
 
-    def _prepare_in(self, view: SendingView, front: Front) -> list[Parcel]:
-        view.fold()
+    def _prepare_in(self, view: SendingView, front: Front) -> Prepared:
+        view.fold(then=(front.position, self.settings.portion_items_max))
         portion = self._select(view, front)
         going = self._review(view, portion.changes)
         texts, portion = self._read(view, portion, going)
@@ -256,13 +273,13 @@ class Sender:
         classes = self._complete(view, front, loads, texts)
         self._unsettled |= not portion.whole
 
-        self._note_holders(view, loads, classes)
+        holding = self._note_holders(view, loads, classes)
         cut = [(nodes, self._group(nodes, loads, completed, texts)) for nodes, completed in classes]
         sessions = max((len(phases) for _, phases in cut), default=0)
         if portion.changes:
             view.reviewed(max(change.version.stamp for change in portion.changes))
         first = view.open_session(self.clock.now(), sessions) if sessions else None
-        return self._parcels(loads, classes, cut, texts, portion, first)
+        return Prepared(loads, classes, cut, texts, portion, holding, first)
 
     def _select(self, view: SendingView, front: Front) -> Portion:
         changes = view.portion(front.position, self.settings.portion_items_max)
@@ -379,7 +396,8 @@ class Sender:
 
     def _note_holders(
         self, view: SendingView, loads: Mapping[str, Load], classes: Sequence[tuple[tuple[str, ...], Completed]]
-    ) -> None:
+    ) -> frozenset[str]:
+        """Neighbours get what does not go everywhere: that they hold it is noted before anything leaves."""
         holders: dict[str, list[Item]] = {}
         for nodes, completed in classes:
             for node in nodes:
@@ -391,6 +409,7 @@ class Sender:
                     holders[node] = limited
         if holders:
             view.hold(holders)
+        return frozenset(holders)
 
     def _group(
         self, nodes: tuple[str, ...], loads: Mapping[str, Load], completed: Completed, texts: Mapping[Item, bytes]
@@ -409,25 +428,19 @@ class Sender:
 
     # --- messages ---
 
-    def _parcels(
-        self,
-        loads: Mapping[str, Load],
-        classes: Sequence[tuple[tuple[str, ...], Completed]],
-        cut: Sequence[tuple[tuple[str, ...], list[Phase]]],
-        texts: Mapping[Item, bytes],
-        portion: Portion,
-        first: Stamp | None,
-    ) -> list[Parcel]:
+    def _parcels(self, prepared: Prepared) -> list[Parcel]:
         parcels = {}
-        for (nodes, completed), (_, phases) in zip(classes, cut, strict=True):
+        first = prepared.session
+        for (nodes, completed), (_, phases) in zip(prepared.classes, prepared.cut, strict=True):
             if first is None or not phases:
                 continue
-            bodies = [self._bodies(phase, texts) for phase in phases]  # read, serialised and packed once for all nodes
+            bodies = [self._bodies(phase, prepared.texts) for phase in phases]  # read and packed once for all nodes
             for node in nodes:
-                parcels[node] = self._parcel(loads[node], completed, bodies, portion, first)
-        for node, load in loads.items():
-            if node not in parcels and (load.link.position != portion.position or load.deferred):
-                parcels[node] = Parcel((), Sent(node, portion.position, None, deferred=load.deferred))
+                parcels[node] = self._parcel(prepared, node, completed, bodies, first)
+        position = prepared.portion.position
+        for node, load in prepared.loads.items():
+            if node not in parcels and (load.link.position != position or load.deferred):
+                parcels[node] = Parcel((), Sent(node, position, None, deferred=load.deferred))
         return list(parcels.values())
 
     def _bodies(self, phase: Phase, texts: Mapping[Item, bytes]) -> tuple[list[list[bytes]], int]:
@@ -438,14 +451,14 @@ class Sender:
 
     def _parcel(
         self,
-        load: Load,
+        prepared: Prepared,
+        node: str,
         completed: Completed,
         bodies: Sequence[tuple[list[list[bytes]], int]],
-        portion: Portion,
         first: Stamp,
     ) -> Parcel:
+        load, position = prepared.loads[node], prepared.portion.position
         link, after, session = load.link, load.link.last_session, first
-        node = link.node
         letters: list[Letter] = []
         for offset, (messages, _) in enumerate(bodies):
             session = Stamp(first + offset)
@@ -460,16 +473,17 @@ class Sender:
             letters,
             Sent(
                 node,
-                portion.position,
+                position,
                 session,
                 messages=count_of_messages,
                 items=sum(len(texts) for messages, _ in bodies for texts in messages),
                 size_bytes=sum(len(letter.payload) for letter in letters),
-                ahead=[c for c in completed.drawn if c.mark > portion.position],
+                ahead=[c for c in completed.drawn if c.mark > position],
                 settled=load.settled,
                 deferred=load.deferred,
             ),
             streams=max(streams for _, streams in bodies),
+            holds=node in prepared.holding,
         )
 
     def _header(
@@ -486,40 +500,3 @@ class Sender:
             package=self.structure.fingerprint or None if of is not None else None,
             extra={"catching_up": True} if link.catching_up else {},
         )
-
-    # --- the bus, and T2 ---
-
-    def _publish(self, parcel: Parcel) -> bool:
-        """Whether every letter is acknowledged; a neighbour that cannot be reached is left alone for a while."""
-        node = parcel.sent.node
-        started = self.clock.now()
-        try:
-            if parcel.letters:
-                self.bus.publish(node, parcel.letters)
-        except (UnavailableError, MessageError) as error:  # away, or a message that the bus does not take
-            failures = self._failures[node] = self._failures.get(node, 0) + 1
-            retry_s = RETRY_S[min(failures, len(RETRY_S)) - 1]
-            self._not_before[node] = started + int(retry_s * 1000)
-            self.unreachable[node] = error.text
-            event(log, logging.WARNING, "bus unavailable", to=node, retry_in_s=retry_s, error=error.text)
-            return False
-        for state in (self._failures, self._not_before, self.unreachable):
-            state.pop(node, None)
-        return True
-
-    def _remember(self, delivered: Sequence[Parcel]) -> None:
-        for parcel in delivered:
-            sent = parcel.sent
-            if sent.stamp is not None:
-                self._served.add(sent.node)
-                event(
-                    log,
-                    logging.INFO,
-                    "session sent",
-                    to=sent.node,
-                    session=digits(sent.stamp),
-                    streams=parcel.streams,
-                    messages=sent.messages,
-                    objects=sent.items,
-                    size_bytes=sent.size_bytes,
-                )

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -125,7 +126,7 @@ class Service:
             moved = self.receiver.step()
             moved |= self._nudged_step()
         stopped = [f"from {one.node}: {one.name}: {one.reason}" for one in self.store.parked()]
-        undelivered = [f"to {to}: {why}" for to, why in self.sender.unreachable.items()]
+        undelivered = [f"to {to}: {why}" for to, why in self.sender.delivery.unreachable.items()]
         for text in (*stopped, *undelivered):
             event(log, logging.ERROR, "not done", link=text)
         return 1 if stopped or undelivered else 0
@@ -149,6 +150,8 @@ class Service:
         loops |= {f"from-{sender}": partial(self._receive, link) for sender, link in self.receiver.links.items()}
         threads = [threading.Thread(target=self._guarded, args=(loop,), name=name) for name, loop in loops.items()]
         scheduler = self._scheduler()
+        publishers = ThreadPoolExecutor(2 * len(self.node.neighbours) or 1, thread_name_prefix="publish")
+        self.sender.publish_aside(publishers, self._send_now.set)
         event(log, logging.INFO, "daemon started", node=self.node.code, neighbours=",".join(self.node.neighbours))
         for thread in threads:
             thread.start()
@@ -159,6 +162,7 @@ class Service:
             event_of_thread.set()
         for thread in threads:
             thread.join()
+        publishers.shutdown()
         if self._failure is not None:
             raise self._failure
         event(log, logging.INFO, "daemon stopped", node=self.node.code)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import dispatcher.applying
+import dispatcher.delivery
 import dispatcher.parking
 import dispatcher.receiving
-import dispatcher.sending
 import dispatcher.settling
 from dispatcher.settling import Relation
 from node.databases.sqlite import folding, receiving
@@ -52,14 +52,13 @@ def without_resync(patch: pytest.MonkeyPatch) -> None:
 
 
 def recorded_before_the_bus_has_it(patch: pytest.MonkeyPatch) -> None:
-    publish = dispatcher.sending.Sender._publish
+    hand_over = dispatcher.delivery.Delivery.hand_over
 
-    def recorded_first(self: Any, parcel: Any) -> bool:
-        if parcel.letters:
-            self.store.record_sent([parcel.sent])
-        return publish(self, parcel)
+    def recorded_first(self: Any, parcels: Any, *rest: Any) -> bool:
+        self._store.record_sent([parcel.sent for parcel in parcels if parcel.letters])
+        return hand_over(self, parcels, *rest)
 
-    patch.setattr(dispatcher.sending.Sender, "_publish", recorded_first)
+    patch.setattr(dispatcher.delivery.Delivery, "hand_over", recorded_first)
 
 
 def versions_of_the_clock_alone(patch: pytest.MonkeyPatch) -> None:

@@ -172,12 +172,14 @@ def test_session_stamps_are_never_used_twice(world: StoreWorld) -> None:
     """Not after a crash either, nor when the clock steps back."""
     with world.store.sending() as view:
         first = view.open_session(Stamp(1000), 3)
+    with world.store.sending() as view:
         second = view.open_session(Stamp(1000))
     assert (first, second) == (1000, 1003)
     world.store.close()
     store = world.start("01", "02")
     with store.sending() as view:
         assert view.open_session(Stamp(10)) == 1004
+    with store.sending() as view:
         assert view.open_session(Stamp(5000)) == 5000
 
 

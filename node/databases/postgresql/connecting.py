@@ -18,7 +18,18 @@ from sqlalchemy.engine import URL, make_url
 from node.databases.postgresql.pipeline import Connection, Row, Statement
 from schemas.errors import ConfigError, ConflictError, KodError, MessageError, UnavailableError
 
-__all__ = ["Connection", "Connections", "Row", "Statement", "Transaction", "literal", "streamed", "translated"]
+__all__ = [
+    "Connection",
+    "Connections",
+    "Row",
+    "Statement",
+    "TakenError",
+    "Transaction",
+    "UnreadableError",
+    "literal",
+    "streamed",
+    "translated",
+]
 
 # What the server writes must not depend on how it, the database or the role are set up. Locks are given up before the
 # server looks for deadlocks (deadlock_timeout, 1 s): never is the application the victim. Compiling statements (jit)
@@ -142,6 +153,7 @@ class Transaction:
         self._is_primary_key = is_primary_key
         self._queued = list(first)
         self._begun = False
+        self._committed = False
 
     def run(self, *statements: Statement) -> list[list[Row]]:
         """The rows of each of `statements`; what was queued goes before them."""
@@ -167,11 +179,17 @@ class Transaction:
         self._queued.extend(statements)
 
     def commit(self) -> None:
-        if self._begun or len(self._queued) > 1:
-            self.run(Statement("COMMIT"))
+        if not self._committed and (self._begun or len(self._queued) > 1):
+            self.commit_with()
+
+    def commit_with(self, *statements: Statement) -> list[Row]:
+        """Runs the statements and commits, in one round trip; the rows of the last of them. Nothing may follow."""
+        *_, rows, _ = [[], *self.run(*statements, Statement("COMMIT"))]
+        self._committed = True
+        return rows
 
     def roll_back(self) -> None:
-        if not self._begun or self._connection.closed:
+        if not self._begun or self._committed or self._connection.closed:
             return
         try:
             self._connection.execute("ROLLBACK")

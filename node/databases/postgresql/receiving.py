@@ -146,6 +146,7 @@ class PostgresqlReceivingView:
         self._fold = fold
         self._with_kept = with_kept
         self._registered: set[Item] = set()
+        self._written: Sequence[Written] = ()
         self.marked = False
 
     def lock(self, items: Sequence[Item]) -> Mapping[Item, Local]:
@@ -221,16 +222,19 @@ class PostgresqlReceivingView:
 
     def _run_writing(self, written: Sequence[Written], accept: Statement) -> None:
         statements = [*self._writer.statements(written), *self._sequences.statements(written), accept]
-        exchangeable = self._writer.has_uniques(written)
+        self._written = written
+        if not self._writer.has_uniques(written):
+            self._transaction.queue(*statements)  # in one round trip with the commit
+            return
         try:
-            self._transaction.run(*([Statement("SAVEPOINT kod_writing")] if exchangeable else []), *statements)
-        except UnreadableError as error:
-            raise MessageError(error.text.replace("the database", self._writer.unreadable(written) or "", 1)) from None
+            self._transaction.run(Statement("SAVEPOINT kod_writing"), *statements)
         except TakenError:
-            if not exchangeable:
-                raise
             back = Statement("ROLLBACK TO SAVEPOINT kod_writing")
             self._transaction.run(back, *self._writer.releasing(written), *statements)
+
+    def named(self, error: UnreadableError) -> MessageError:
+        """The error with the name of the property whose value could not be read, where that can be told."""
+        return MessageError(error.text.replace("the database", self._writer.unreadable(self._written) or "", 1))
 
     def _refuse_cascades(self, written: Sequence[Written]) -> None:
         """A deletion must not take rows of other items with it, nor change them: they would go unstamped."""

@@ -246,6 +246,7 @@ class FoldResult(NamedTuple):
     top: int
     types: list[Row]
     """Of each type: its number, its largest mark, and whether all its rows have stamps."""
+    asked: list[list[Row]]
 
 
 class TypeIds:
@@ -295,12 +296,16 @@ def touching(structure: Structure, ids: TypeIds, items: Sequence[Item]) -> State
     return Statement(TOUCH, (*ids.items(items), numbers))
 
 
-def folding(transaction: Transaction, structure: Structure, ids: TypeIds) -> FoldResult:
-    """Takes in the whole log. In a transaction of REPEATABLE READ, one at a time."""
-    ((items, missed, rows, top, perhaps_gone),), types = transaction.run(Statement(FOLD), TOP_MARKS)
+def folding(
+    transaction: Transaction, structure: Structure, ids: TypeIds, *, then: Sequence[Statement] = ()
+) -> FoldResult:
+    """Takes in the whole log. In a transaction of REPEATABLE READ, one at a time. `then`: what is asked after it, in
+    the same round trip."""
+    ((items, missed, rows, top, perhaps_gone),), types, *asked = transaction.run(Statement(FOLD), TOP_MARKS, *then)
     if perhaps_gone:
-        transaction.run(*_still_there(structure, ids, orjson.loads(perhaps_gone)))
-    return FoldResult(items, missed, rows, top, types)
+        mended = transaction.run(*_still_there(structure, ids, orjson.loads(perhaps_gone)), *then)
+        asked = mended[len(mended) - len(then) :]
+    return FoldResult(items, missed, rows, top, types, asked)
 
 
 def _still_there(structure: Structure, ids: TypeIds, items: Sequence[tuple[int, str]]) -> list[Statement]:

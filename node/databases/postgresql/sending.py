@@ -36,7 +36,7 @@ _RECORDED = "coalesce((SELECT last_session FROM kod.outgoing WHERE node = {node}
 _DOUBT = f"UPDATE kod.presence SET since = NULL WHERE node = $1 AND since > {_RECORDED.format(node='$1')}"
 _HOLD = f"""
 INSERT INTO kod.presence AS p (type, key, node, since)
-SELECT DISTINCT i.type, i.key, $3, coalesce($4::bigint, n.last_session + 1) FROM {ITEMS} i, kod.node n
+SELECT DISTINCT i.type, i.key, $3, n.last_session + 1 FROM {ITEMS} i, kod.node n
 ON CONFLICT (type, key, node) DO UPDATE SET since = excluded.since
 WHERE p.since IS NULL OR p.since > {_RECORDED.format(node="$3")}"""
 
@@ -45,9 +45,7 @@ SELECT {CHANGE} FROM {ITEMS} i CROSS JOIN LATERAL
   (SELECT * FROM kod.register r WHERE r.type = i.type AND r.key = i.key LIMIT 1) r"""
 
 _OPEN_SESSION = """
-UPDATE kod.node SET last_session = greatest($1::bigint, last_session + 1) + $2::bigint - 1,
-  boundary = greatest(boundary, $3::bigint)
-RETURNING last_session"""
+UPDATE kod.node SET last_session = greatest($1::bigint, last_session + 1) + $2::bigint - 1 RETURNING last_session"""
 
 _REVIEWED = "UPDATE kod.node SET boundary = $1::bigint WHERE boundary IS NULL OR boundary < $1::bigint"
 
@@ -80,24 +78,27 @@ class PostgresqlSendingView:
         self._ids = ids
         self._reader = reader
         self._top: int | None = None
-        self._opened: Stamp | None = None
+        self._found: tuple[tuple[int, int], list[Row]] | None = None
+        """What was looked up with the fold."""
         self._reviewed: Stamp | None = None
         self._held: dict[str, list[Item]] = {}
         self._tops_known: dict[str, tuple[int, bool]] | None = None
         self.folded_rows = 0
 
-    def fold(self) -> Folded:
-        folded = folding(self._transaction, self._structure, self._ids)
+    def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
+        asked = [] if then is None else [_portion(*then)]
+        folded = folding(self._transaction, self._structure, self._ids, then=asked)
+        self._found = (then, folded.asked[0]) if then is not None else None
         self._top = folded.top
         self._note_tops(folded.types)
         self.folded_rows += folded.log_rows
         return Folded(folded.items, folded.missed)
 
     def portion(self, after: int, items_max: int) -> Sequence[Change]:
-        # The limit is written out, not bound: a plan made for any limit would not trust the index.
-        later = "mark > $1::bigint AND mark > 0"
-        sql = f"SELECT {CHANGE} FROM kod.register r WHERE {later} ORDER BY mark LIMIT {items_max:d}"
-        return self._changes(Statement(sql, (str(after),)))
+        found, self._found = self._found, None
+        if found is not None and found[0] == (after, items_max):
+            return [self._ids.change(row) for row in found[1]]
+        return self._changes(_portion(after, items_max))
 
     def top(self) -> int:
         if self._top is None:
@@ -167,15 +168,16 @@ class PostgresqlSendingView:
         for node, items in holders.items():
             self._held.setdefault(node, []).extend(items)
 
-    def finish(self) -> None:
-        """Notes the holders, as the last thing before the commit: the session is known by then."""
-        if self._reviewed is not None:
-            self._transaction.queue(Statement(_REVIEWED, (str(self._reviewed),)))
-        opened = None if self._opened is None else str(self._opened)
+    def finish(self) -> list[Statement]:
+        """What is left to be noted: the holders, with the session that is going to be opened, and the boundary."""
+        noted = []
         for node, items in self._held.items():
             if items:
-                self._transaction.queue(Statement(_DOUBT, (node,)))
-                self._transaction.queue(Statement(_HOLD, (*self._ids.items(items), node, opened)))
+                noted += [Statement(_DOUBT, (node,)), Statement(_HOLD, (*self._ids.items(items), node))]
+        if self._reviewed is not None:
+            noted.append(Statement(_REVIEWED, (str(self._reviewed),)))
+        self._held, self._reviewed = {}, None
+        return noted
 
     def register(self, items: Sequence[Item]) -> Mapping[Item, Change]:
         if not items:
@@ -187,15 +189,11 @@ class PostgresqlSendingView:
             yield Content(item, text)
 
     def open_session(self, now: Stamp, sessions: int = 1) -> Stamp:
-        reviewed, self._reviewed = self._reviewed, None
-        boundary = None if reviewed is None else str(reviewed)
-        (last,) = self._transaction.one(Statement(_OPEN_SESSION, (str(now), str(sessions), boundary)))
-        first = Stamp(last - sessions + 1)
-        self._opened = self._opened or first
-        return first
+        ((last,),) = self._transaction.commit_with(*self.finish(), Statement(_OPEN_SESSION, (str(now), str(sessions))))
+        return Stamp(last - sessions + 1)
 
     def reviewed(self, boundary: Stamp) -> None:
-        self._reviewed = boundary  # with the session, if one is opened; else at the end
+        self._reviewed = boundary
 
     def _changes(self, statement: Statement) -> list[Change]:
         return [self._ids.change(row) for row in self._transaction.rows(statement)]
@@ -293,6 +291,14 @@ _HELD = (
     " WHERE p.node = $3 AND p.type = {number} AND p.key = o.key AND p.since <="
     " coalesce((SELECT last_session FROM kod.outgoing WHERE node = $3), 0)))"
 )
+
+
+def _portion(after: int, items_max: int) -> Statement:
+    # The limit is written out, not bound: a plan made for any limit would not trust the index.
+    later = "mark > $1::bigint AND mark > 0"
+    return Statement(
+        f"SELECT {CHANGE} FROM kod.register r WHERE {later} ORDER BY mark LIMIT {items_max:d}", (str(after),)
+    )
 
 
 def _by_type(items: Sequence[Item]) -> dict[str, list[Item]]:

@@ -10,7 +10,7 @@ import orjson
 
 from dispatcher.ports import Change, Figures, Incoming, Outgoing, Parked, ReceivingView, SendingView, Sent
 from node.databases.postgresql import capture, figures, parking
-from node.databases.postgresql.connecting import Connections, Statement
+from node.databases.postgresql.connecting import Connection, Connections, Statement, UnreadableError, translated
 from node.databases.postgresql.daemon import DaemonLock
 from node.databases.postgresql.reading import Reader
 from node.databases.postgresql.receiving import DEFERRED, SETTINGS, PostgresqlReceivingView
@@ -19,7 +19,7 @@ from node.databases.postgresql.registers import TYPE_IDS, TypeIds, folding
 from node.databases.postgresql.sending import PostgresqlSendingView
 from node.databases.postgresql.sequences import Sequences, find_sequences
 from node.databases.postgresql.writing import Writer
-from schemas.errors import KodError
+from schemas.errors import KodError, UnavailableError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Structure
@@ -93,6 +93,9 @@ UPDATE kod.outgoing SET position = 0, restart = 0,
   catch_up = (SELECT top_mark FROM kod.node) + (SELECT count(*) FROM logged)
 WHERE node = $1"""
 
+# A commit that is waited for makes durable all that were not. It needs something to write.
+_FLUSH = Statement("SELECT pg_logical_emit_message(true, 'kod', '')")
+
 # $1 node, $2 position, $3 stamp, $4 messages, $5 items, $6 bytes, $7 facts
 _SENT = """
 UPDATE kod.outgoing SET position = greatest(position, $2::bigint), last_session = coalesce($3::bigint, last_session),
@@ -125,11 +128,14 @@ class PostgresqlStore:
     ) -> None:
         """Nothing is asked before `start`."""
         self._connections = connections
-        self._applying = connections.others(**SETTINGS)
+        # Nothing leaves the bus before `flush`; what leaves this node is made durable by the sender's own commit.
+        self._applying = connections.others(**SETTINGS, synchronous_commit="off")
         # A fold of hundreds of thousands of log rows sorts and groups them in memory, not on disk.
         self._folders = connections.others(work_mem="64MB")
         # Lost with a crash of the server, a session counts as not recorded and goes out once more.
         self._recording = connections.others(synchronous_commit="off")
+        self._watching: dict[str, Connection] = {}
+        """For each sender a connection that is older than any of its messages that are not durable yet."""
         self._beginning: tuple[Statement, ...] = ()
         self._settings = settings
         self._structure = structure
@@ -186,6 +192,7 @@ class PostgresqlStore:
         return links
 
     def incoming(self, node: str) -> Incoming:
+        self._watch(node)
         with self._connections.connection() as connection:
             row = connection.execute(_INCOMING, (node,)).fetchone()
         if row is None:
@@ -224,7 +231,7 @@ class PostgresqlStore:
                 with self._folders.transaction("REPEATABLE READ") as transaction:
                     view = PostgresqlSendingView(transaction, self._structure, self._tables, self._ids, self._reader)
                     yield view
-                    view.finish()
+                    transaction.queue(*view.finish())
             except BaseException:
                 self._folded_aside = aside
                 raise
@@ -232,21 +239,45 @@ class PostgresqlStore:
 
     @contextmanager
     def receiving(self, sender: str, *, forward: bool, limited: frozenset[str]) -> Iterator[ReceivingView]:
-        with self._applying.transaction("READ COMMITTED", *self._beginning) as transaction:
-            yield PostgresqlReceivingView(
-                transaction,
-                self._structure,
-                self._tables,
-                self._ids,
-                self._reader,
-                self._writer,
-                self._sequences,
-                sender=sender,
-                forward=forward,
-                limited=limited,
-                fold=self._fold_aside,
-                with_kept=self._with_kept,
-            )
+        view: PostgresqlReceivingView | None = None
+        try:
+            with self._applying.transaction("READ COMMITTED", *self._beginning) as transaction:
+                view = PostgresqlReceivingView(
+                    transaction,
+                    self._structure,
+                    self._tables,
+                    self._ids,
+                    self._reader,
+                    self._writer,
+                    self._sequences,
+                    sender=sender,
+                    forward=forward,
+                    limited=limited,
+                    fold=self._fold_aside,
+                    with_kept=self._with_kept,
+                )
+                yield view
+        except UnreadableError as error:
+            if view is None:
+                raise
+            raise view.named(error) from None
+
+    def flush(self, node: str) -> None:
+        """What a server that crashed has lost, this connection has not survived: it was open before."""
+        connection = self._watching.get(node)
+        if connection is None:
+            raise UnavailableError("the database has been away: what it has of the last messages is looked up again")
+        try:
+            with translated():
+                connection.run([_FLUSH])
+        except UnavailableError:
+            del self._watching[node]
+            connection.close()
+            raise
+
+    def _watch(self, node: str) -> None:
+        if node not in self._watching:
+            self._watching[node] = self._connections.open()
 
     def _fold_aside(self) -> None:
         """A fold of its own, committed at once: a receiver must know the versions of what is here."""
@@ -323,6 +354,9 @@ class PostgresqlStore:
             connection.execute(_LINK_FAULT, (node, text))
 
     def close(self) -> None:
+        for connection in self._watching.values():
+            connection.close()
+        self._watching.clear()
         self._applying.close()
         self._folders.close()
         self._recording.close()

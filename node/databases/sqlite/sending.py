@@ -58,7 +58,7 @@ class SqliteSendingView:
         self._opened: Stamp | None = None
         self._held: dict[str, list[Item]] = {}
 
-    def fold(self) -> Folded:
+    def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         return fold(self._connection, self._reading, self._type_names)
 
     def portion(self, after: int, items_max: int) -> Sequence[Change]:

@@ -223,6 +223,9 @@ class SqliteStore:
         with self._writing() as connection, transaction(connection):
             parking.parked_again(connection, parked_id, reason)
 
+    def flush(self, node: str) -> None:
+        """Every commit here is waited for."""
+
     def record_sent(self, sent: Iterable[Sent]) -> None:
         with self._writing() as connection, transaction(connection):
             for one in sent:
