@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from node.databases.postgresql import capture
 from node.databases.postgresql.connecting import Connection
+from node.databases.postgresql.references import LACKS_SILENCE
 from node.databases.postgresql.reflection import quoted_table
 from schemas.errors import ConfigError
 from schemas.structure import ItemType, Mismatch, Structure
@@ -50,6 +51,13 @@ def _server(connection: Connection) -> Iterator[Mismatch]:
             None,
             "deadlock_timeout is shorter than KOD's lock_timeout: an application may become a deadlock's victim",
             "deadlock_timeout = 1s",
+        )
+    if connection.execute(LACKS_SILENCE).fetchone() == (True,):
+        yield _note(
+            "",
+            None,
+            "the role may not set session_replication_role: references of large messages are checked row by row",
+            "GRANT SET ON PARAMETER session_replication_role TO KOD's role: then set by set, as safely",
         )
     shared = connection.execute(_SHARED_ROLE).fetchone()
     if shared and shared[0]:

@@ -16,6 +16,7 @@ from node.databases.postgresql import parking
 from node.databases.postgresql.connecting import Statement, TakenError, Transaction, UnreadableError
 from node.databases.postgresql.keys import keys_parameter, typed_keys
 from node.databases.postgresql.reading import Reader, matches, nulls
+from node.databases.postgresql.references import RESUME, SILENCE, References
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import ITEMS, NOW_MS, TypeIds, touching
 from node.databases.postgresql.sequences import Sequences
@@ -125,6 +126,7 @@ class PostgresqlReceivingView:
         reader: Reader,
         writer: Writer,
         sequences: Sequences,
+        references: References,
         *,
         sender: str,
         forward: bool,
@@ -140,6 +142,7 @@ class PostgresqlReceivingView:
         self._reader = reader
         self._writer = writer
         self._sequences = sequences
+        self._references = references
         self._sender = sender
         self._forward = forward
         self._limited = limited
@@ -224,13 +227,23 @@ class PostgresqlReceivingView:
         statements = [*self._writer.statements(written), *self._sequences.statements(written), accept]
         self._written = written
         if not self._writer.has_uniques(written):
-            self._transaction.queue(*statements)  # in one round trip with the commit
+            self._write_at_once(written, statements)
             return
         try:
             self._transaction.run(Statement("SAVEPOINT kod_writing"), *statements)
         except TakenError:
             back = Statement("ROLLBACK TO SAVEPOINT kod_writing")
             self._transaction.run(back, *self._writer.releasing(written), *statements)
+
+    def _write_at_once(self, written: Sequence[Written], statements: Sequence[Statement]) -> None:
+        checks = self._references.checks(written)
+        if checks is None:
+            self._transaction.queue(*statements)  # in one round trip with the commit
+            return
+        asked = [statement for _, statement in checks]
+        results = self._transaction.run(SILENCE, *statements, RESUME, *asked)
+        for (check, _), rows in zip(checks, results[len(results) - len(checks) :], strict=True):
+            check.judge(rows)
 
     def named(self, error: UnreadableError) -> MessageError:
         """The error with the name of the property whose value could not be read, where that can be told."""

@@ -14,6 +14,7 @@ from node.databases.postgresql.connecting import Connection, Connections, Statem
 from node.databases.postgresql.daemon import DaemonLock
 from node.databases.postgresql.reading import Reader
 from node.databases.postgresql.receiving import DEFERRED, SETTINGS, PostgresqlReceivingView
+from node.databases.postgresql.references import find_references
 from node.databases.postgresql.reflection import reflect
 from node.databases.postgresql.registers import TYPE_IDS, TypeIds, folding
 from node.databases.postgresql.sending import PostgresqlSendingView
@@ -159,6 +160,7 @@ class PostgresqlStore:
             kept = connection.execute("SELECT DISTINCT type FROM kod.register WHERE kept IS NOT NULL").fetchall()
             self._with_kept.update(self._ids.name(number) for (number,) in kept)
             sequences = find_sequences(connection, tables)
+            self._references = find_references(connection, self._structure)
             deferrable = connection.execute("SELECT FROM pg_constraint WHERE condeferrable LIMIT 1").fetchone()
         self._beginning = (DEFERRED,) if deferrable is not None else ()
         self._tables = tables
@@ -250,6 +252,7 @@ class PostgresqlStore:
                     self._reader,
                     self._writer,
                     self._sequences,
+                    self._references,
                     sender=sender,
                     forward=forward,
                     limited=limited,
