@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 BUSY_WAIT_S = 0.002
 IDLE_WAIT_S = 0.1
-IDLE_GROWTH = 1.25
+IDLE_GROWTH = 1.1
 """How often a dispatcher looks: every 2 ms while there is traffic, then less and less, ten times a second at
 rest. A look costs about 0.2 ms, so rest costs well below 1 % of a core, and a first change is seen within 0.1 s."""
 

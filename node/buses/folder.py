@@ -37,10 +37,10 @@ from serializers.message import Name, message_name, parse_name, read_header
 log = logging.getLogger(__name__)
 
 ASIDE = "aside"
-WAIT_MIN_S = 0.001
+WAIT_MIN_S = 0.0005
 WAIT_MAX_S = 0.1
 WAIT_GROWTH = 1.25
-"""A wait looks every millisecond while there is traffic, then less and less, ten times a second at rest; a look costs
+"""A wait looks every half millisecond while there is traffic, then less and less, ten times a second at rest; a look costs
 about 20 µs a link."""
 
 ATTEMPTS_MAX = 100
