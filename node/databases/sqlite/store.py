@@ -186,7 +186,6 @@ class SqliteStore:
         with self._writing() as connection:
             begin(connection)
             try:
-                connection.execute("PRAGMA defer_foreign_keys = ON")  # until this transaction ends
                 self._reading.begin()
                 view = SqliteReceivingView(
                     connection,

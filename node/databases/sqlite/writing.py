@@ -1,8 +1,9 @@
 """Items from JSON into tables: upserts with the parents first, deletions with the children first.
 
 Only rows that differ are touched; a section's rows and a set's records are merged by their primary key; columns of
-absent properties are left alone. References are checked at the end of the transaction (defer_foreign_keys), so that
-circles need no care. Unique values are freed first where one item of a message takes over what another holds.
+absent properties are left alone. References that no order of writing satisfies, circles say, are checked at the end of
+the transaction (defer_foreign_keys). Unique values are freed first where one item of a message takes over what another
+holds.
 """
 
 from __future__ import annotations
@@ -245,29 +246,44 @@ class Writing:
         self._cascading = _cascading(connection, structure)
 
     def write(self, accepted: Sequence[Accepted]) -> None:
-        """All of them. Unique values may pass from one item of the message to another, whichever comes first."""
-        holding = [
-            one
-            for one in accepted
-            if one.write and one.existed and one.item.type in self.types and self.types[one.item.type].unique
-        ]
-        if not holding:
-            self._write(accepted)
-            return
+        """All of them, whatever refers to what, and whichever way unique values pass from one item to another.
+
+        Most messages can be written with every reference right after every row. Only where one cannot are references
+        checked at the transaction's end: that PRAGMA makes SQLite prepare every statement of the connection anew
+        (OP_Expire), which costs more than a small message itself.
+        """
         self._connection.execute("SAVEPOINT kod_write")
         try:
             self._write(accepted)
-        except MessageError as clash:
-            if not _is_unique_clash(clash):
+        except MessageError as refused:
+            if not (_is_unique_clash(refused) or _is_broken_reference(refused)):
                 raise
-            self._connection.execute("ROLLBACK TO kod_write")
-            self._reading.begin()  # what is asked for was rolled back too
+            self._begin_again()
+            self._connection.execute("PRAGMA defer_foreign_keys = ON")  # until this transaction ends
+            self._write_in_any_order(accepted)
+        self._connection.execute("RELEASE kod_write")
+
+    def _begin_again(self) -> None:
+        self._connection.execute("ROLLBACK TO kod_write")
+        self._reading.begin()  # what is asked for was rolled back too
+
+    def _write_in_any_order(self, accepted: Sequence[Accepted]) -> None:
+        try:
+            self._write(accepted)
+        except MessageError as clash:
+            holding = [one for one in accepted if one.write and one.existed and self._is_exclusive(one.item.type)]
+            if not holding or not _is_unique_clash(clash):
+                raise
+            self._begin_again()
             try:
                 self._release(holding)
             except MessageError:  # a CHECK, say, that lets no other value in
                 raise clash from clash.__cause__
             self._write(accepted)
-        self._connection.execute("RELEASE kod_write")
+
+    def _is_exclusive(self, type_name: str) -> bool:
+        """Two items of the type may get into each other's way."""
+        return type_name in self.types and self.types[type_name].unique is not None
 
     def _release(self, holding: Sequence[Accepted]) -> None:
         """Frees the unique values of rows that are about to be updated or deleted, for those that are to get them.
@@ -546,6 +562,11 @@ def in_words(error: Exception) -> str:
 def _is_unique_clash(error: MessageError) -> bool:
     cause = error.__cause__
     return isinstance(cause, sqlite3.IntegrityError) and cause.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+
+
+def _is_broken_reference(error: MessageError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.IntegrityError) and cause.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
 
 
 def broken_references(connection: sqlite3.Connection) -> str:
