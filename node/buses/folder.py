@@ -40,8 +40,8 @@ ASIDE = "aside"
 WAIT_MIN_S = 0.0005
 WAIT_MAX_S = 0.1
 WAIT_GROWTH = 1.25
-"""A wait looks every half millisecond while there is traffic, then less and less, ten times a second at rest; a look costs
-about 20 µs a link."""
+"""A wait looks every half millisecond while there is traffic, then less and less, ten times a second at rest; a look
+costs about 20 µs a link."""
 
 ATTEMPTS_MAX = 100
 """How often a folder that vanishes under the writer is made again before that is called a fault."""

@@ -54,6 +54,15 @@ def test_versions_only_grow_also_when_the_clock_steps_back(world: StoreWorld) ->
         assert change.seen == {"01.1": FUTURE}
 
 
+def test_a_version_of_this_node_is_never_used_again_also_where_an_older_one_won(world: StoreWorld) -> None:
+    """Policy `parent`: what is here now is older than what this node wrote before, and has seen it. A change with the
+    old stamp would be taken for what was seen, and be lost."""
+    world.receive(customer("A"), CUSTOMER, stamp=100, origin="01.1", seen={world.store.origin: FUTURE})
+    world.execute("UPDATE customers SET name = 'x'")
+    (change,) = world.changes()
+    assert change.version == (FUTURE + 1, world.store.origin)
+
+
 def test_seen_holds_the_newest_of_every_other_origin(world: StoreWorld) -> None:
     """It is what tells a successor from a collision."""
     world.receive(

@@ -210,7 +210,10 @@ WITH taken AS (
   SELECT origin, top_mark, boundary, coalesce((SELECT min(position) FROM kod.outgoing), -1) AS served FROM kod.node
 ), versioned AS MATERIALIZED (
   SELECT i.type, i.key, i.rows, i.local, i.local AND i.gone AS perhaps_gone,
-    CASE WHEN r.stamp IS NULL THEN i.at WHEN i.local THEN greatest(i.at, r.stamp + 1) ELSE r.stamp END AS stamp,
+    CASE WHEN r.stamp IS NULL THEN i.at WHEN NOT i.local THEN r.stamp
+         -- newer than what it replaces, and than this node's own versions in its history: not every collision is won
+         -- by the newest
+         ELSE greatest(i.at, r.stamp + 1, CAST(r.seen ->> n.origin AS bigint) + 1) END AS stamp,
     CASE WHEN r.stamp IS NULL OR i.local THEN n.origin ELSE r.origin END AS origin,
     CASE WHEN NOT i.local OR r.seen IS NULL AND (r.origin IS NULL OR r.origin = n.origin) THEN r.seen
          ELSE nullif((coalesce(r.seen, '{}') || jsonb_build_object(r.origin, r.stamp)) - n.origin, '{}')

@@ -2,6 +2,9 @@
 
 Log rows are deleted in the transaction that takes them in, so each is folded exactly once. SQLite has one writer:
 inside a write transaction nothing can be added meanwhile.
+
+A new version is newer than the one that it replaces and than this node's own in its history: where collisions are not
+settled by `newest`, an older version may have won over a newer one of this node.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ _GATHER = """INSERT INTO temp.kod_folding (type, key, at, local, gone)
 
 _VERSIONS = """INSERT INTO kod_register (type, key, stamp, origin, seen, mark, known, source, gone, kept)
     SELECT f.type, f.key,
-        CASE WHEN g.stamp IS NULL THEN f.at WHEN f.local THEN max(f.at, g.stamp + 1) ELSE g.stamp END,
+        CASE WHEN g.stamp IS NULL THEN f.at WHEN NOT f.local THEN g.stamp
+             ELSE max(f.at, g.stamp + 1, coalesce(json_extract(g.seen, '$."' || :origin || '"'), 0) + 1) END,
         CASE WHEN f.local THEN :origin ELSE coalesce(g.origin, :origin) END,
         CASE WHEN NOT f.local OR g.stamp IS NULL OR (g.seen IS NULL AND g.origin = :origin) THEN g.seen
              ELSE nullif(json_remove(json_set(
