@@ -103,6 +103,9 @@ class Receiver:
             sender: Link(sender, node, structure, settings, store, bus, clock, self.slots, self.workers, self.parking)
             for sender in node.neighbours
         }
+        for link in store.outgoing():
+            if link.wish is not None:
+                self.parking.catching_up(link.node, True)
         bus.open({sender: link.incoming.position for sender, link in self.links.items()})
 
     @property
@@ -116,7 +119,14 @@ class Receiver:
     def step(self) -> bool:
         """Receives what is here, link after link; whether anything was applied."""
         moved = [link.step() for link in self.links.values()]  # every link, not only up to the first that moved
-        return any(moved) | self.parking.retry()
+        return any(moved) | self.retry_parked()
+
+    def retry_parked(self) -> bool:
+        """Tries what is parked; what is applied of it may have made something pending for its sender."""
+        moved = self.parking.retry()
+        for link in self.links.values():
+            link.answers |= moved
+        return moved
 
     def close(self) -> None:
         self.workers.shutdown()
@@ -272,7 +282,7 @@ class Link:
             self._resync_begun(header.after)
         elif known.incarnation in (None, header.incarnation):
             self._look_for_gap(header.after, known.completed)
-            if known.session is None:
+            if known.session is None or known.session <= self._missed_up_to:  # nothing is under way that may come
                 self._caught_up_now()
         self._drop([arrived])
 
@@ -335,6 +345,7 @@ class Link:
         event(log, logging.ERROR, "gap", node=self.sender, text=text)
         self.store.link_fault(self.sender, f"gap: {text}; {self.sender} is asked to send everything again")
         self.store.wish(self.sender, text)
+        self.parking.catching_up(self.sender, True)  # what is missing may be what frees a deletion
         self.answers = True
 
     def _apply_all(self, todo: Sequence[Arrived], *, completing: Arrived | None) -> None:

@@ -215,10 +215,12 @@ class Sender:
     def _ask(self, link: Outgoing, reason: str) -> bool:
         """Again and again, ever more seldom, until the neighbour says that it has begun: what asks may get lost like
         anything else, and the neighbour may be away."""
-        asked = self._asked[link.node] = self._asked.get(link.node, 0) + 1
-        self._ask_again[link.node] = self.clock.now() + int(min(ASK_AGAIN_S * 2 ** (asked - 1), ASK_AGAIN_MAX_S) * 1000)
+        asked = self._asked.get(link.node, 0)
+        self._ask_again[link.node] = self.clock.now() + int(min(ASK_AGAIN_S * 2**asked, ASK_AGAIN_MAX_S) * 1000)
         if not self._empty_session(link, resync={"reason": reason}):
+            self._ask_again[link.node] = self.clock.now() + int(ASK_AGAIN_S * 1000)  # it was not asked at all
             return False
+        self._asked[link.node] = asked + 1
         event(log, logging.WARNING, "resync asked for", of=link.node, reason=reason)
         return True
 

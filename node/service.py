@@ -201,7 +201,7 @@ class Service:
                 arrived.clear()
 
     def _receive_step(self, link: Link) -> bool:
-        return link.step() or self.receiver.parking.retry()
+        return link.step() or self.receiver.retry_parked()
 
     def _wake(self) -> None:
         """Waits for the bus, for all links in one thread."""
