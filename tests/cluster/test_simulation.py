@@ -6,17 +6,24 @@ import os
 
 import pytest
 
-from tests.cluster.simulation import history
+from tests.cluster.simulation import deep_tree, history, mixed
+from tests.cluster.soak import command
 
-HISTORIES = int(os.environ.get("KOD_HISTORIES", "400"))
-CHUNKS = 20
+HISTORIES = int(os.environ.get("KOD_HISTORIES", "2000"))
+CHUNKS = 40
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_whatever_happens_on_the_way_the_network_agrees_in_the_end(chunk: int) -> None:
-    """Crashes between any two steps, repeated, delayed and lost messages, clocks that differ and step back."""
+    """Crashes between any two steps, repeated, delayed and lost messages, links that are cut, clocks that differ and
+    step back, one writer or many."""
     for seed in range(chunk, HISTORIES, CHUNKS):
         try:
-            history(seed, losses=seed % 4 == 3)
+            history(seed, **mixed(seed))
         except Exception as failure:
-            raise AssertionError(f"seed {seed}: {failure}") from failure
+            raise AssertionError(f"{command(seed)}: {failure}") from failure
+
+
+def test_twenty_nodes_on_five_levels_agree_when_all_of_them_write() -> None:
+    """What goes wrong only where a version passes through several nodes."""
+    history(1, tree=deep_tree, steps=600)

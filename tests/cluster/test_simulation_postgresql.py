@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from dispatcher.ports import NodeView
 from node.databases.postgresql.database import PostgresqlDatabase
-from tests.cluster.simulation import TABLES, SimNode, World, history
+from tests.cluster.simulation import TABLES, SimNode, World, history, structure_of
 from tests.servers import postgresql_url
 
 
@@ -38,13 +37,28 @@ class PostgresqlNode(SimNode):
         self.url = postgresql_url()
         self.application = Application(self.url)
         self.application.connection.execute(TABLES)
+        database = self._database()
+        self.structure = structure_of(database)
+        database.install(self.settings, self.structure)
+        database.close()
+
+    def versions(self) -> None:
+        return None
+
+    def broken_references(self) -> list[Any]:
+        """The server looks itself, at every statement's end."""
+        return []
+
+    def close(self) -> None:
+        super().close()
+        self.application.close()
 
     def _database(self) -> Any:
         return PostgresqlDatabase(self.url)
 
 
 def either(code: str, view: NodeView, folder: Path, world: World) -> SimNode:
-    return random.Random(f"{code}{folder.name}").choice([SimNode, PostgresqlNode])(code, view, folder, world)
+    return world.random.choice([SimNode, PostgresqlNode])(code, view, folder, world)
 
 
 @pytest.mark.postgresql
