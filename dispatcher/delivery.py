@@ -121,7 +121,6 @@ class Delivery:
         """To be asked for before the links are read: then what is recorded meanwhile does no harm."""
         now = self._clock.now()
         with self._lock:
-            self._waited_for.clear()
             self._not_before = {node: moment for node, moment in self._not_before.items() if now < moment}
             flights = {node: its for node, its in self._flights.items() if its}
             busy = {node for node, its in flights.items() if len(its) > 1 or not its[0].parcel.only_moves}

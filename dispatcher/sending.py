@@ -208,7 +208,7 @@ class Sender:
             if link.wish is None:
                 self._ask_again.pop(link.node, None)
                 self._asked.pop(link.node, None)
-            elif self.clock.now() >= self._ask_again.get(link.node, 0):
+            elif link.node not in plan.flying and self.clock.now() >= self._ask_again.get(link.node, 0):
                 moved |= self._ask(link, link.wish)
         return moved
 
