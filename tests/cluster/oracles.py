@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dispatcher.applying import keyed
-from dispatcher.ports import Letter, Sent
+from dispatcher.ports import Collision, Letter, Sent
 from serializers.keys import Item
 from serializers.message import Incoming, Version, parse_name, read_message
 
@@ -117,6 +117,24 @@ class Witness:
             self.deferred |= {((node, one.node), change.item) for change in one.deferred}
             if one.stamp is not None:
                 self._recorded |= {((node, one.node), session) for session in self._open.get((node, one.node), ())}
+
+    def parked(self, node: SimNode, letter: Letter, why: Any) -> None:
+        """What is sent needs nothing but what was sent before, or is there: only a deletion elsewhere, a loss, or a
+        neighbour that has forgotten can make a message wait."""
+        world = self.world
+        calm = not world.losses and (not world.deletions or world.writers is not None) and not self.excused
+        assert not calm, f"{node.code} has to park {letter.name}: {why}"
+
+    def collided(self, node: SimNode, collision: Collision) -> None:
+        """What the other had seen is no collision."""
+        if self.world.deletions or collision.item.type not in _EVERY_VERSION_HAS_A_TOKEN:
+            return
+        winner, loser = (next(_tokens(text), None) for text in (collision.winner_text, collision.loser_text))
+        for newer, older in ((winner, loser), (loser, winner)):
+            step = self.world.parents.get(newer) if newer is not None else None
+            while step is not None:
+                assert step != older, f"{node.code}: {older} is taken for collided with {newer}, which followed it"
+                step = self.world.parents.get(step)
 
     def watched(self, view: Any, node: SimNode) -> Any:
         return _WatchedView(view, node, self)
@@ -263,6 +281,15 @@ class _WatchedView:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._view, name)
 
+    def park(self, letter: Letter, *rest: Any, **options: Any) -> None:
+        self._witness.parked(self._node, letter, rest)
+        self._view.park(letter, *rest, **options)
+
+    def journal(self, collisions: Sequence[Collision]) -> None:
+        for one in collisions:
+            self._witness.collided(self._node, one)
+        self._view.journal(collisions)
+
     def answer_back(self, node: str, items: Sequence[Item]) -> None:
         for item in items:
             self._witness.answers[(self._node.code, node), item] += 1
@@ -273,7 +300,10 @@ def world_tables() -> tuple[str, ...]:
     return ("customers", "orders", "shelves")
 
 
-def _tokens(text: str | None) -> Iterator[str]:
+_EVERY_VERSION_HAS_A_TOKEN = ("Catalog.Customer", "Catalog.Shelf", "Document.Memo")
+
+
+def _tokens(text: str | bytes | None) -> Iterator[str]:
     if text is not None:
         value: Mapping[str, Any] = orjson.loads(text)
         yield from (value[name] for name in ("token", "name", "body") if isinstance(value.get(name), str))

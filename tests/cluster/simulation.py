@@ -20,11 +20,13 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dispatcher.delivery import Flight
 from dispatcher.parking import FORCE_ATTEMPTS
 from dispatcher.ports import Backlog, Letter, NodeView
 from dispatcher.receiving import Receiver
@@ -207,6 +209,30 @@ class CrashingStore:
         self._store.restart(node)
 
 
+class Flights(Executor):
+    """Parcels that are under way beside the sender: each arrives when the history says so, those to one neighbour in
+    their order."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Future[None], Callable[..., None], Flight]] = []
+
+    def submit(self, fly: Callable[..., Any], /, *flights: Any, **_: Any) -> Future[Any]:
+        self.waiting.append((Future(), fly, *flights))
+        return self.waiting[-1][0]
+
+    def land(self, choice: random.Random) -> bool:
+        """One of them goes; whether it arrived."""
+        if not self.waiting:
+            return False
+        nodes = sorted({flight.parcel.sent.node for _, _, flight in self.waiting})
+        to = choice.choice(nodes)
+        landing, fly, flight = one = next(one for one in self.waiting if one[2].parcel.sent.node == to)
+        self.waiting.remove(one)
+        fly(flight)
+        landing.set_result(None)
+        return not flight.lost
+
+
 _structures: dict[str, Structure] = {}
 
 
@@ -269,6 +295,9 @@ class SimNode:
         bus = SimBus(self.code, self.world.links, self.world)
         self.sender = Sender(self.view, self.structure, self.settings, self.store, bus, self.clock)  # type: ignore[arg-type]
         self.receiver = Receiver(self.view, self.structure, self.settings, self.store, bus, self.clock)  # type: ignore[arg-type]
+        self.flights = Flights()
+        if self.world.random.random() < 0.5:
+            self.sender.publish_aside(self.flights, lambda: None)
         self.up = True
 
     def stop(self) -> None:
@@ -287,6 +316,14 @@ class SimNode:
             self.stop()
             return True
 
+    def send_all(self) -> bool:
+        """A step of the sender, and all that it put on its way; whether anything arrived."""
+        moved = self.step("send")
+        landed = []
+        while self.up and self.flights.waiting:
+            landed.append(self.step("fly"))
+        return any(landed) if landed else moved
+
     def step_on(self, what: str) -> bool:
         if not self.up:
             self.start()
@@ -296,6 +333,8 @@ class SimNode:
                     link.answers = False
                     self.sender.nudge()
             return self.sender.step()
+        if what == "fly":
+            return self.flights.land(self.world.random)
         return self.receiver.step()
 
     def ask_heartbeat(self) -> None:
@@ -480,6 +519,11 @@ def send(world: World, node: SimNode) -> None:
     node.step("send")
 
 
+def fly(world: World, node: SimNode) -> None:
+    """What was prepared is published."""
+    node.step("fly")
+
+
 def receive(world: World, node: SimNode) -> None:
     node.tick(1)
     node.step("receive")
@@ -498,7 +542,7 @@ def cut_or_mend(world: World, node: SimNode) -> None:
 
 
 Event = Callable[["World", SimNode], None]
-EVENTS: tuple[Event, ...] = (write, send, receive) * 8 + (beat,)
+EVENTS: tuple[Event, ...] = (write, send, fly, receive) * 8 + (beat,)
 
 
 def small_tree(choice: random.Random) -> Topology:
@@ -632,7 +676,7 @@ class World:
             for node in self.nodes:
                 node.tick(40_000)  # whatever waits for a retry may go on
                 moved |= node.step("receive")
-                moved |= node.step("send")
+                moved |= node.send_all()
             idle = 0 if moved else idle + 1
             if idle and (idle > FORCE_ATTEMPTS or not any(node.store.parked() for node in self.nodes)):
                 return
@@ -664,7 +708,7 @@ class World:
             node.close()
 
 
-def history(seed: int, *, steps: int = 60, **options: Any) -> None:
+def history(seed: int, *, steps: int = 80, **options: Any) -> None:
     """Plays one history and checks it; raises AssertionError that says what broke. Options: World's."""
     with quiet_log(), connections(), tempfile.TemporaryDirectory(dir=BASE, prefix="kod-sim-") as folder:
         world = World(seed, Path(folder), **options)
@@ -691,7 +735,7 @@ def mixed(seed: int) -> dict[str, Any]:
         {"losses": True, "cuts": True},
     ]
     if seed % 200 == 199:
-        return {"tree": deep_tree, "steps": 600}
+        return {"tree": deep_tree, "steps": 800}
     return kinds[seed % len(kinds)]
 
 
