@@ -3,13 +3,14 @@
     capture -> [ select -> review -> complete -> GROUP -> split -> publish ] -> receive
 
 A group too large for a message is cut along the order of its references into successive phases, which become
-successive sessions; only what refers in a circle stays together. Deletions come last, children before parents.
+successive sessions; only what refers in a circle stays together (where that is more than the bus takes in one message,
+it travels in parts). Deletions come last, children before parents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from schemas.graph import circles
@@ -55,15 +56,18 @@ def group(
     """
     living = [item for item in items if item not in gone]
     tied = _tie_exclusive(items, gone, exclusive)
+    targets: dict[Item, list[Item]] = {}
+    for item, target in ties:
+        targets.setdefault(item, []).append(target)
     phases: list[Phase] = [[]]
     together: set[Item] = set()
     for members in _components([*living, *(i for i in items if i in gone and i in tied)], [*ties, *tied.items()]):
         size = sum(sizes[item] for item in members)
         if limits.hold(len(members), size) or not any(i in gone for i in members):
             together.update(i for i in members if i in gone)
-            _add(phases, members, ties, sizes, limits, size)
+            _add(phases, members, targets, sizes, limits, size)
         else:  # values cannot be passed on within one message: the deletions follow in their own
-            _add_cut(phases, [i for i in members if i not in gone], ties, sizes, limits)
+            _add_cut(phases, [i for i in members if i not in gone], targets, sizes, limits)
     deletions = [item for item in items if item in gone and item not in together]
     return [phase for phase in (*phases, *_deletion_phases(deletions, sizes, limits, rank)) if phase]
 
@@ -81,7 +85,7 @@ def _tie_exclusive(items: Sequence[Item], gone: frozenset[Item], exclusive: froz
 def _add(
     phases: list[Phase],
     members: list[Item],
-    ties: Sequence[tuple[Item, Item]],
+    targets: Mapping[Item, Sequence[Item]],
     sizes: Mapping[Item, int],
     limits: Limits,
     size: int,
@@ -89,7 +93,7 @@ def _add(
     if limits.hold(len(members), size) or len(members) == 1:
         phases[0].append(Group(tuple(members), size))
     else:
-        _add_cut(phases, members, ties, sizes, limits)
+        _add_cut(phases, members, targets, sizes, limits)
 
 
 def _components(items: Sequence[Item], ties: Sequence[tuple[Item, Item]]) -> list[list[Item]]:
@@ -116,27 +120,67 @@ def _components(items: Sequence[Item], ties: Sequence[tuple[Item, Item]]) -> lis
     return list(members.values())
 
 
+@dataclass(slots=True)
+class _Draft:
+    """A group that is being filled, and the phase that it goes in."""
+
+    phase: int
+    items: list[Item] = field(default_factory=list)
+    size_bytes: int = 0
+
+    def add(self, items: Sequence[Item], size_bytes: int) -> None:
+        self.items.extend(items)
+        self.size_bytes += size_bytes
+
+
 def _add_cut(
     phases: list[Phase],
     members: Sequence[Item],
-    ties: Sequence[tuple[Item, Item]],
+    targets: Mapping[Item, Sequence[Item]],
     sizes: Mapping[Item, int],
     limits: Limits,
 ) -> None:
-    """Cuts a tie that is too large: circles stay together, each one phase after all that it refers to."""
+    """Cuts a tie that is too large, along the order of its references: a circle joins the group of what it refers to
+    while that has room, and else goes in a phase after it. A circle itself stays together, however large."""
     inside = set(members)
-    targets: dict[Item, list[Item]] = {item: [] for item in members}
-    for item, target in ties:
-        if item in inside and target in inside and item != target:
-            targets[item].append(target)
-    level: dict[Item, int] = {}
-    for circle in circles(targets):  # targets come first
-        depth = max((level[t] + 1 for item in circle for t in targets[item] if t in level), default=0)
-        for item in circle:
-            level[item] = depth
-        while len(phases) <= depth:
-            phases.append([])
-        phases[depth].append(Group(tuple(circle), sum(sizes[item] for item in circle)))
+    tied = {item: [t for t in targets.get(item, ()) if t in inside and t != item] for item in members}
+    drafts: list[_Draft] = []
+    draft_of: dict[Item, _Draft] = {}
+    for circle in circles(tied):  # targets come first
+        size = sum(sizes[item] for item in circle)
+        draft = _joined(circle, size, tied, draft_of, limits)
+        if not draft.items:
+            drafts.append(draft)
+        draft.add(circle, size)
+        draft_of.update(dict.fromkeys(circle, draft))
+    for draft in drafts:
+        phases.extend([] for _ in range(draft.phase + 1 - len(phases)))
+        phases[draft.phase].append(Group(tuple(draft.items), draft.size_bytes))
+
+
+def _joined(
+    circle: Sequence[Item],
+    size: int,
+    tied: Mapping[Item, Sequence[Item]],
+    draft_of: Mapping[Item, _Draft],
+    limits: Limits,
+) -> _Draft:
+    """The draft that the circle goes in: that of the latest of what it refers to, or a new one after it."""
+    last: _Draft | None = None
+    several = False
+    for item in circle:
+        for target in tied[item]:
+            draft = draft_of.get(target)  # none: in this circle
+            if draft is None or draft is last:
+                continue
+            if last is None or draft.phase > last.phase:
+                last, several = draft, False
+            elif draft.phase == last.phase:
+                several = True
+    if last is None:
+        return _Draft(0)
+    has_room = limits.hold(len(last.items) + len(circle), last.size_bytes + size)
+    return last if has_room and not several else _Draft(last.phase + 1)
 
 
 def _deletion_phases(

@@ -37,11 +37,34 @@ def test_items_that_refer_to_each_other_are_in_one_group() -> None:
 
 def test_a_tie_too_large_for_a_message_is_cut_along_the_order_of_its_references() -> None:
     """Or all the orders of one new customer would be one huge message."""
-    orders = [order(n) for n in range(5000)]
+    orders = [order(n) for n in range(200_000)]
     items = [customer("A"), *orders]
     phases = group(items, [(o, customer("A")) for o in orders], sizes(items), ROOMY)
-    assert members(phases[:1]) == [[{customer("A")}]]
-    assert [set(g.items) for g in phases[1]] == [{o} for o in orders]
+    assert len(phases) == 2
+    assert customer("A") in phases[0][0].items
+    assert [len(g.items) for g in phases[0]] == [1000]
+    assert {len(g.items) for g in phases[1]} == {1}
+    assert sum(len(m) for m in members(phases)) == 1 + 199_001
+
+
+def test_a_long_chain_of_references_is_cut_into_few_sessions() -> None:
+    """Or ten thousand documents, each based on the one before, would be ten thousand sessions of one item."""
+    chain = [order(n) for n in range(10_000)]
+    phases = group(chain, list(zip(chain[1:], chain[:-1], strict=True)), sizes(chain), ROOMY)
+    assert [[len(g.items) for g in phase] for phase in phases] == [[1000]] * 10
+    assert phases[3][0].items == tuple(chain[3000:4000])
+
+
+def test_what_two_groups_need_is_sent_once_and_ahead() -> None:
+    """Messages of a session are applied in parallel: the one that does not have it could be the first."""
+    shared, left, right = customer("shared"), [order(n) for n in range(3)], [order(n) for n in range(10, 13)]
+    ties = [(left[0], shared), (right[0], shared), (left[1], left[0]), (left[2], left[0])]
+    ties += [(right[1], right[0]), (right[2], right[0])]
+    items = [*left, *right, shared]
+    phases = group(items, ties, sizes(items), Limits(3, 10_000))
+    places = [p for p, phase in enumerate(phases) for g in phase if shared in g.items]
+    assert places == [0]
+    assert sum(len(g.items) for phase in phases for g in phase) == len(items)
 
 
 def test_a_circle_stays_together_however_large() -> None:
@@ -117,6 +140,15 @@ def test_streams_take_whole_groups_never_too_few_items_never_more_than_the_maxim
     assert len(streams) <= streams_max
     if len(streams) > 1:
         assert all(sum(len(g.items) for g in s) >= items_min for s in streams)
+
+
+@given(groups, st.integers(2, 8))
+def test_streams_are_balanced_by_bytes(parts: list[Group], streams_max: int) -> None:
+    """Or one stream would work on while the others have nothing left to do."""
+    streams = split(parts, streams_max=streams_max, items_min=1)
+    loads = [sum(g.size_bytes for g in stream) for stream in streams]
+    largest = max((g.size_bytes for g in parts), default=0)
+    assert max(loads, default=0) - min(loads, default=0) <= largest
 
 
 @given(groups, st.integers(1, 60), st.integers(1, 20_000))
