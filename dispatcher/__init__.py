@@ -6,8 +6,10 @@ review        to which neighbours each item goes                               (
 closure       what references draw in with it                                  (pure)
 grouping      what must be one message, and what must come after what          (pure)
 streams       sharing groups out among parallel streams, packing messages      (pure)
+letters       messages as the bus takes them, made when it asks for them       (pure)
 delivery    publish, one neighbour beside the other, and T2
 receiving   sessions in order, their messages in parallel, what has come
+parts         messages too large for the bus, until all of them is here        (pure)
 applying    one message in one transaction
 parking     what cannot be applied waits here, and blocks nothing else
 settling      new, repeat, successor or collision; who wins                    (pure)

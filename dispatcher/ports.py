@@ -454,10 +454,18 @@ class Backlog:
 
 class Bus(Protocol):
     """Carries letters between neighbours, in order for each direction of a link. Does not lose what it acknowledged.
-    Raises UnavailableError; `publish` and the receiving calls may be used from different threads."""
+    Raises UnavailableError; `publish` and the receiving calls may be used from different threads.
+
+    The parts of a message too large for it are letters that share the message's name."""
+
+    @property
+    def message_bytes_max(self) -> int | None:
+        """The largest payload that it takes; None: any. A message above it travels in parts."""
+        ...
 
     def publish(self, to: str, letters: Sequence[Letter]) -> None:
-        """Returns once every letter is acknowledged (durable); if it raises, any of them may have gone or not."""
+        """Returns once every letter is acknowledged (durable); if it raises, any of them may have gone or not.
+        `letters` may be made as they are asked for, each time anew: one at a time need not be much."""
         ...
 
     def open(self, positions: Mapping[str, int | None]) -> None:

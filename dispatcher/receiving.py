@@ -22,13 +22,14 @@ from dataclasses import dataclass, replace
 from dispatcher.applying import apply
 from dispatcher.events import event
 from dispatcher.parking import Parking
+from dispatcher.parts import Parts
 from dispatcher.ports import Bus, Clock, Incoming, Letter, NodeView, Received, Store
 from dispatcher.review import limited_from
 from schemas.errors import ConflictError, MessageError, UnavailableError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits
 from schemas.structure import Structure
-from serializers.message import Message, Name, UnknownVersionError, parse_name, read_message
+from serializers.message import Message, Name, UnknownVersionError, parse_name, part_of, read_message
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,12 @@ class Arrived:
     letter: Letter
     name: Name
     message: Message | None = None
+    parts: Sequence[Letter] = ()
+    """What the bus carried, where `letter` was put together from parts."""
+
+    @property
+    def carried(self) -> Sequence[Letter]:
+        return self.parts or (self.letter,)
 
     def read(self) -> Message:
         """Raises MessageError when it is no message, or another one than its name says."""
@@ -163,6 +170,7 @@ class Link:
         """Something was made pending for the sender since this was last looked at."""
         self._limited = limited_from(sender, node, structure)
         self._waiting: list[Arrived] = []
+        self._parts = Parts()
         self._finished: list[Letter] = []
         """Done, but perhaps not durable yet: the bus has to keep them."""
         self._in_doubt = False
@@ -198,6 +206,7 @@ class Link:
         """From what the database says; the bus hands out again what it has not been told to forget."""
         self.incoming = self.store.incoming(self.sender)
         self._waiting.clear()
+        self._parts = Parts()
         self._finished.clear()
         self.bus.rewind(self.sender, self.incoming.position)
         self._in_doubt = False
@@ -215,30 +224,39 @@ class Link:
         strange: list[tuple[Letter, MessageError]] = []
         for letter in self.bus.receive(self.sender, letters_max=room) if room > 0 else ():
             try:
-                self._waiting.append(self._admit(letter))
+                self._waiting.extend(self._admit(letter))
             except MessageError as error:
                 strange.append((letter, error))
         for letter, fault in strange:  # after all were admitted: putting one away may fail
-            self._set_aside(letter, fault)
+            self._set_aside([letter], fault)
         gap = self.bus.gap(self.sender)
         if gap is not None and gap != self._gap:
             self._gap = gap
             self._note_gap(gap)
         self._waiting.sort(key=lambda arrived: (arrived.name.session, arrived.name.number))
 
-    def _admit(self, letter: Letter) -> Arrived:
+    def _admit(self, letter: Letter) -> Sequence[Arrived]:
+        """The message that has come with the letter: none while other parts of it have not."""
         name = parse_name(letter.name)
         if name is None or (name.sender, name.to) != (self.sender, self.node.code):
             raise MessageError(f"{letter.name!r} is not the name of a message from {self.sender} to {self.node.code}")
-        arrived = Arrived(letter, name)
+        carried: Sequence[Letter] = ()
+        part = part_of(letter.payload)
+        if part is not None:
+            whole = self._parts.add(name, part, letter)
+            if whole is None:
+                return ()
+            letter, carried = whole
+        arrived = Arrived(letter, name, parts=carried)
         if len(letter.payload) <= SMALL_BYTES:
             with suppress(UnknownVersionError):  # it stands in its place; applying it reports it
                 arrived.read()
-        return arrived
+        return (arrived,)
 
-    def _set_aside(self, letter: Letter, error: MessageError) -> None:
-        event(log, logging.ERROR, "message set aside", node=self.sender, message=letter.name, error=error.text)
-        self.bus.set_aside(letter, error.text)
+    def _set_aside(self, letters: Sequence[Letter], error: MessageError) -> None:
+        for letter in letters:
+            event(log, logging.ERROR, "message set aside", node=self.sender, message=letter.name, error=error.text)
+            self.bus.set_aside(letter, error.text)
 
     # --- one session ---
 
@@ -274,6 +292,7 @@ class Link:
     def _heartbeat(self, arrived: Arrived) -> None:
         """Nothing in it but where the sender stands: what it recorded has to be here by now."""
         header = arrived.read().header
+        self._give_up_parts(header.session)
         if "resync" in header.extra:
             self.store.restart_asked(self.sender, lost=False)
             self.answers = True
@@ -311,7 +330,7 @@ class Link:
             except UnknownVersionError as error:
                 self._park(arrived, error, None)
             except MessageError as error:
-                self._set_aside(arrived.letter, error)
+                self._set_aside(arrived.carried, error)
             self._waiting.remove(arrived)
             run.remove(arrived)
         return None
@@ -330,7 +349,12 @@ class Link:
             self.answers = True
         completed = known.completed if known.incarnation == incarnation else None
         self.incoming = Incoming(self.sender, incarnation, session, completed=completed)
+        self._give_up_parts(session)
         self._look_for_gap(after, completed)
+
+    def _give_up_parts(self, session: Stamp) -> None:
+        """What comes is of this session: what earlier ones have not brought whole is lost, or was abandoned."""
+        self._finished += self._parts.give_up(session)
 
     def _look_for_gap(self, after: Stamp | None, completed: Stamp | None) -> None:
         """A session that the sender recorded is not here whole. Said once for each."""
@@ -470,7 +494,7 @@ class Link:
     def _drop(self, arrived: Sequence[Arrived]) -> None:
         """These are done: the bus may forget them once that is durable."""
         if arrived:
-            self._finished += [a.letter for a in arrived]
+            self._finished += [letter for a in arrived for letter in a.carried]
             gone = {id(a) for a in arrived}
             self._waiting = [a for a in self._waiting if id(a) not in gone]
 

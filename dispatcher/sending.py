@@ -27,7 +27,8 @@ from dispatcher.closure import Completed, complete
 from dispatcher.delivery import Delivery, Parcel, Plan
 from dispatcher.events import event
 from dispatcher.grouping import Limits, Phase, group
-from dispatcher.ports import Bus, Change, Clock, Letter, NodeView, Outgoing, SendingView, Sent, Store, Tie
+from dispatcher.letters import EMPTY, Body, Letters
+from dispatcher.ports import Bus, Change, Clock, NodeView, Outgoing, SendingView, Sent, Store, Tie
 from dispatcher.review import facts_of, limited_types, review
 from dispatcher.streams import pack, split
 from schemas.errors import ConflictError, InvariantError
@@ -35,7 +36,7 @@ from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Structure
 from serializers.keys import Item, key_value
-from serializers.message import Header, item_text, message_bytes
+from serializers.message import Header, item_text
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ class Sender:
         self.limited = limited_types(structure)
         self.delivery = Delivery(store, bus, clock)
         self._incarnation = int(store.origin.partition(".")[2])
-        self._limits = Limits(settings.message_items_max, settings.message_bytes_max)
+        bytes_max = min(settings.message_bytes_max, bus.message_bytes_max or settings.message_bytes_max)
+        self._limits = Limits(settings.message_items_max, bytes_max)
         self._exclusive = frozenset(t.name for t in structure.types.values() if t.uniques)
         self._unsettled = True
         self._heartbeat_due = False
@@ -231,8 +233,7 @@ class Sender:
             session = view.open_session(self.clock.now())
         header = self._header(link, session, 1, link.last_session, of=0)
         header = replace(header, extra={**header.extra, **extra})
-        letter = Letter(link.node, header.name, message_bytes(header, ()))
-        return self.delivery.publish(link.node, [letter])
+        return self.delivery.publish(link.node, Letters(link.node, [(header, EMPTY)], self.bus.message_bytes_max))
 
     # --- who is to be served ---
 
@@ -445,41 +446,37 @@ class Sender:
                 parcels[node] = Parcel((), Sent(node, position, None, deferred=load.deferred))
         return list(parcels.values())
 
-    def _bodies(self, phase: Phase, texts: Mapping[Item, bytes]) -> tuple[list[list[bytes]], int]:
-        """The messages of a session as lists of item texts, and the number of streams that they came from."""
+    def _bodies(self, phase: Phase, texts: Mapping[Item, bytes]) -> tuple[list[Body], int]:
+        """The messages of a session, and the number of streams that they came from."""
         streams = split(phase, streams_max=max(1, self.streams_max), items_min=self.settings.stream_items_min)
         messages = [message for stream in streams for message in pack(stream, self._limits)]
-        return [[texts[item] for g in message for item in g.items] for message in messages], len(streams)
+        return [Body.of([texts[item] for g in message for item in g.items]) for message in messages], len(streams)
 
     def _parcel(
         self,
         prepared: Prepared,
         node: str,
         completed: Completed,
-        bodies: Sequence[tuple[list[list[bytes]], int]],
+        bodies: Sequence[tuple[list[Body], int]],
         first: Stamp,
     ) -> Parcel:
         load, position = prepared.loads[node], prepared.portion.position
         link, after, session = load.link, load.link.last_session, first
-        letters: list[Letter] = []
-        for offset, (messages, _) in enumerate(bodies):
+        messages: list[tuple[Header, Body]] = []
+        for offset, (of_session, _) in enumerate(bodies):
             session = Stamp(first + offset)
-            for number, texts in enumerate(messages, 1):
-                header = self._header(link, session, number, after)
-                letters.append(Letter(node, header.name, message_bytes(header, texts)))
-            end = self._header(link, session, len(messages) + 1, after, of=len(messages))
-            letters.append(Letter(node, end.name, message_bytes(end, ())))
+            messages += [(self._header(link, session, n, after), body) for n, body in enumerate(of_session, 1)]
+            messages.append((self._header(link, session, len(of_session) + 1, after, of=len(of_session)), EMPTY))
             after = session
-        count_of_messages = sum(len(messages) for messages, _ in bodies)
         return Parcel(
-            letters,
+            Letters(node, messages, self.bus.message_bytes_max),
             Sent(
                 node,
                 position,
                 session,
-                messages=count_of_messages,
-                items=sum(len(texts) for messages, _ in bodies for texts in messages),
-                size_bytes=sum(len(letter.payload) for letter in letters),
+                messages=sum(len(of_session) for of_session, _ in bodies),
+                items=sum(body.items for _, body in messages),
+                size_bytes=sum(len(body.text) for _, body in messages if body is not EMPTY),
                 ahead=[c for c in completed.drawn if c.mark > position],
                 settled=load.settled,
                 deferred=load.deferred,

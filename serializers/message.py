@@ -4,13 +4,16 @@
 
 Items' values are JSON text made by the database and are not looked at here when a message is written; when one is
 read, it is parsed once and checked to be of the form that the contract gives.
+
+A message too large for the bus travels in parts. Each has the message's header with `part` and `parts`, and as its
+body a text: a piece of the body's JSON. The pieces in their order are the body.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +25,9 @@ from schemas.stamp import Stamp, digits, from_digits
 
 VERSION = 1
 _NAME = re.compile(r"([0-9A-Z]{2,8})to([0-9A-Z]{2,8})at(\d{17})-([1-9]\d{0,8})\.json", re.ASCII)
+_PART = re.compile(rb'"part"\s*:')
+_HEAD_BYTES = 1024
+_PARTS_MAX = 10**9
 _ORIGIN = re.compile(r"[0-9A-Z]{2,8}\.\d{1,15}", re.ASCII)
 
 
@@ -52,6 +58,9 @@ class Header:
     of: int | None = None
     """In an end mark only: how many messages the session has for this addressee. 0 in a heartbeat."""
     package: str | None = None
+    part: int | None = None
+    """1, 2 … `parts` where this is one of the parts of a message."""
+    parts: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -124,6 +133,40 @@ def item_text(type_name: str, version: Version, seen: Seen | None, *, value: byt
 
 def message_bytes(header: Header, items: Iterable[bytes]) -> bytes:
     """A whole message from its items' texts (item_text)."""
+    return payload_of(header, body_bytes(items))
+
+
+def body_bytes(items: Iterable[bytes]) -> bytes:
+    """A message's body from its items' texts."""
+    return b"[%b]" % b",".join(items)
+
+
+def payloads(header: Header, body: bytes, bytes_max: int) -> Iterator[bytes]:
+    """The message as one payload, or, where that is larger than `bytes_max`, in parts that are not."""
+    payload = payload_of(header, body)
+    if len(payload) <= bytes_max:
+        yield payload
+        return
+    largest = payload_of(replace(header, part=_PARTS_MAX, parts=_PARTS_MAX), b'""')
+    pieces = list(_pieces(body, bytes_max - len(largest)))
+    for part, piece in enumerate(pieces, 1):
+        yield payload_of(replace(header, part=part, parts=len(pieces)), orjson.dumps(piece))
+
+
+def _pieces(body: bytes, room: int) -> Iterator[str]:
+    """The text of `body` cut so that no piece takes more than `room` bytes as a JSON string (at the least, one
+    character): there a quote or a backslash takes two."""
+    start = 0
+    while start < len(body):
+        end = min(len(body), start + max(room // 2, 4))
+        while end < len(body) and body[end] & 0xC0 == 0x80:  # not in the middle of a character
+            end -= 1
+        yield body[start:end].decode()
+        start = end
+
+
+def payload_of(header: Header, body: bytes) -> bytes:
+    """A message from its body's text, which is copied once."""
     fields: dict[str, Any] = {
         "from": header.sender,
         "to": header.to,
@@ -132,6 +175,8 @@ def message_bytes(header: Header, items: Iterable[bytes]) -> bytes:
         "session": digits(header.session),
         "number": header.number,
     }
+    if header.parts is not None:
+        fields["part"], fields["parts"] = header.part, header.parts
     if header.after is not None:
         fields["after"] = digits(header.after)
     if header.of is not None:
@@ -139,7 +184,11 @@ def message_bytes(header: Header, items: Iterable[bytes]) -> bytes:
     if header.package:
         fields["package"] = header.package
     fields.update(header.extra)
-    return b'{"message":{"header":' + orjson.dumps(fields) + b',"body":[' + b",".join(items) + b"]}}"
+    return _enveloped(fields, body)
+
+
+def _enveloped(fields: Mapping[str, Any], body: bytes) -> bytes:
+    return b"".join((b'{"message":{"header":', orjson.dumps(fields), b',"body":', body, b"}}"))
 
 
 def read_header(payload: bytes) -> Header:
@@ -147,10 +196,49 @@ def read_header(payload: bytes) -> Header:
     return _header(_envelope(payload))
 
 
+class Part(NamedTuple):
+    number: int
+    of: int
+
+
+def part_of(payload: bytes) -> Part | None:
+    """Which part of a message this is; None when it is a whole one. Does not parse what cannot be a part: a header's
+    `part` is expected near the beginning. Raises MessageError."""
+    if not _PART.search(payload, 0, _HEAD_BYTES):
+        return None
+    raw = _raw_header(_envelope(payload))
+    if "part" not in raw:  # something in the body is called so
+        return None
+    try:
+        part = Part(_number(raw, "part"), _number(raw, "parts"))
+    except ValueError as error:
+        raise MessageError(f"header: {error}") from None
+    if not 1 <= part.number <= part.of:
+        raise MessageError(f"header: part {part.number} of {part.of} cannot be")
+    return part
+
+
+def put_together(parts: Sequence[bytes]) -> bytes:
+    """The message whose parts, all of them and in order, these are; of whatever header version. Raises MessageError."""
+    envelopes = [_envelope(part) for part in parts]
+    headers = [{k: v for k, v in _raw_header(e).items() if k != "part"} for e in envelopes]
+    if any(header != headers[0] for header in headers):
+        raise MessageError("parts with different headers", hint="who may write to this link's topic?")
+    header = {k: v for k, v in headers[0].items() if k != "parts"}
+    bodies = [envelope.get("body") for envelope in envelopes]
+    if all(isinstance(body, list) for body in bodies):  # also understood: each part a list of items
+        return _enveloped(header, orjson.dumps([item for body in bodies if body for item in body]))
+    if not all(isinstance(body, str) for body in bodies):
+        raise MessageError("parts whose bodies are no texts")
+    return _enveloped(header, "".join(body for body in bodies if body).encode())
+
+
 def read_message(payload: bytes) -> Message:
     """A whole message, checked to be of the contract's form. Raises MessageError that says what is wrong with it."""
     envelope = _envelope(payload)
     header = _header(envelope)
+    if header.parts is not None:
+        raise MessageError(f"part {header.part} of {header.parts} of a message, and not the message")
     body = envelope.get("body")
     if isinstance(body, dict):
         body = body.get("object")
@@ -170,10 +258,15 @@ def _envelope(payload: bytes) -> dict[str, Any]:
     return envelope
 
 
-def _header(envelope: dict[str, Any]) -> Header:
+def _raw_header(envelope: dict[str, Any]) -> dict[str, Any]:
     raw = envelope.get("header")
     if not isinstance(raw, dict):
         raise MessageError("the message has no header")
+    return raw
+
+
+def _header(envelope: dict[str, Any]) -> Header:
+    raw = _raw_header(envelope)
     if raw.get("version") != VERSION:
         raise UnknownVersionError(
             f"header version {raw.get('version')!r} is not known here",
@@ -190,6 +283,8 @@ def _header(envelope: dict[str, Any]) -> Header:
             after=from_digits(raw["after"]) if raw.get("after") is not None else None,
             of=None if of is None else _number(raw, "of"),
             package=raw.get("package"),
+            part=None if raw.get("part") is None else _number(raw, "part"),
+            parts=None if raw.get("parts") is None else _number(raw, "parts"),
             extra={k: v for k, v in raw.items() if k not in _HEADER_FIELDS},
         )
     except ValueError as error:
@@ -199,7 +294,9 @@ def _header(envelope: dict[str, Any]) -> Header:
     return header
 
 
-_HEADER_FIELDS = frozenset(("from", "to", "version", "incarnation", "session", "number", "after", "of", "package"))
+_HEADER_FIELDS = frozenset(
+    ("from", "to", "version", "incarnation", "session", "number", "after", "of", "package", "part", "parts")
+)
 
 
 def _text(raw: dict[str, Any], name: str) -> str:

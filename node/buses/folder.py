@@ -66,6 +66,9 @@ _HINTS = {
 class FolderBus:
     """A node's end of a folder. Nothing is touched before the first call."""
 
+    message_bytes_max = None
+    """A file may be of any size: no message travels in parts, whose names would be one file's."""
+
     def __init__(self, root: Path, network: str, node: str, neighbours: Sequence[str]) -> None:
         self._root = Root(root)
         self._outboxes = {n: Outbox(self._root, Path(network) / n / node, node, n) for n in neighbours}
@@ -196,18 +199,18 @@ class Outbox:
         self._lock = threading.Lock()
 
     def publish(self, letters: Sequence[Letter]) -> None:
-        named = [(self._name(letter), letter.payload) for letter in letters]
+        names = [self._name(letter) for letter in letters]
         with self._lock, _reaching(self._path):
             self._begin()
-            for session, group in itertools.groupby(named, key=lambda pair: pair[0].session):
-                self._publish_session(session, list(group))
-            self._keep_one_heartbeat(named)
+            for session, group in itertools.groupby(range(len(names)), key=lambda n: names[n].session):
+                self._publish_session(session, {message_name(*names[n]): n for n in group}, letters)
+            self._keep_one_heartbeat(names, letters)
 
-    def _keep_one_heartbeat(self, named: Sequence[tuple[Name, bytes]]) -> None:
+    def _keep_one_heartbeat(self, names: Sequence[Name], letters: Sequence[Letter]) -> None:
         """Of heartbeats that nobody reads the last is enough: a neighbour may be away for weeks."""
         old, self._heartbeat = self._heartbeat, None
-        if len(named) == 1 and _is_heartbeat(named[0][1]):
-            self._heartbeat = named[0][0]
+        if len(names) == 1 and _is_heartbeat(letters[0].payload):
+            self._heartbeat = names[0]
             if old is not None:
                 (self._path / _minute(old.session) / message_name(*old)).unlink(missing_ok=True)
 
@@ -229,12 +232,12 @@ class Outbox:
             leftover.unlink(missing_ok=True)
         self._begun = True
 
-    def _publish_session(self, session: Stamp, letters: Sequence[tuple[Name, bytes]]) -> None:
-        """The letters of one session; the last is its end mark."""
+    def _publish_session(self, session: Stamp, numbers: Mapping[str, int], letters: Sequence[Letter]) -> None:
+        """Those of the letters that are of one session, by their names; the last is its end mark."""
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 with self._open_minute(session) as (fd, made):
-                    self._write_all(fd, letters, made=made)
+                    self._write_all(fd, numbers, letters, made=made)
                 return
             except FileNotFoundError:  # the receiver removed the folder before the first letter was in it
                 if attempt == ATTEMPTS_MAX:
@@ -258,16 +261,15 @@ class Outbox:
         finally:
             os.close(fd)
 
-    def _write_all(self, fd: int, letters: Sequence[tuple[Name, bytes]], *, made: bool) -> None:
-        names = [message_name(*name) for name, _ in letters]
+    def _write_all(self, fd: int, numbers: Mapping[str, int], letters: Sequence[Letter], *, made: bool) -> None:
         written: list[str] = []
         try:
-            for name, (_, payload) in zip(names, letters, strict=True):
+            for name, number in numbers.items():
                 written.append(name)
-                _write(fd, _temporary(name), payload)
+                _write(fd, _temporary(name), letters[number].payload)
             if made:  # now that it has something in it, nobody takes it away
                 _sync_folder(self._path)
-            for name in names:  # the end mark is the last
+            for name in written:  # the end mark is the last
                 _rename(fd, name)
             # One for all: if a crash of the machine keeps the end mark and loses a message, nothing of the session
             # was acknowledged, and it goes out again under a new stamp.

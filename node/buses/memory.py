@@ -16,7 +16,7 @@ from itertools import islice
 from dispatcher.ports import Backlog, Letter
 from node.buses.end_marks import end_mark_of
 from node.buses.offers import Offers
-from schemas.errors import UnavailableError
+from schemas.errors import MessageError, UnavailableError
 
 Direction = tuple[str, str]
 """(from, to)."""
@@ -34,6 +34,7 @@ class MemoryNetwork:
     does; without, it forgets what is done, as a folder does."""
 
     positions: bool = False
+    message_bytes_max: int | None = None
     unreachable: set[Direction] = field(default_factory=set)
     """Directions into which nothing can be written for now."""
     aside: list[tuple[Letter, str]] = field(default_factory=list)
@@ -65,14 +66,21 @@ class MemoryBus:
     def __init__(self, network: MemoryNetwork, node: str) -> None:
         self.network = network
         self.node = node
-        self._out: dict[str, dict[str, int]] = defaultdict(dict)
-        """By sender: names of letters that are handed out and not done, and their places."""
+        self._out: dict[str, dict[Letter, int]] = defaultdict(dict)
+        """By sender: letters that are handed out and not done, and their places."""
         self._next: dict[str, int] = defaultdict(int)
         self._done: dict[str, set[int]] = defaultdict(set)
         self._offers = Offers()
 
+    @property
+    def message_bytes_max(self) -> int | None:
+        return self.network.message_bytes_max
+
     def publish(self, to: str, letters: Sequence[Letter]) -> None:
         direction = (self.node, to)
+        for letter in letters:
+            if self.message_bytes_max is not None and len(letter.payload) > self.message_bytes_max:
+                raise MessageError(f"message {letter.name} is too large: {len(letter.payload)} bytes")
         if direction in self.network.unreachable:
             raise UnavailableError(f"the link from {self.node} to {to} is down")
         self.network.put(direction, letters)
@@ -88,7 +96,7 @@ class MemoryBus:
             kept = self.network.directions[sender, self.node]
             for place in islice(self._waiting(sender), letters_max):
                 letters.append(kept[place].letter)
-                self._out[sender][letters[-1].name] = place
+                self._out[sender][letters[-1]] = place
                 self._next[sender] = place + 1
         return letters
 
@@ -112,7 +120,7 @@ class MemoryBus:
             self._forget(letter)
 
     def _forget(self, letter: Letter) -> None:
-        place = self._out[letter.node].pop(letter.name, None)
+        place = self._out[letter.node].pop(letter, None)
         if place is None:
             return
         self._done[letter.node].add(place)

@@ -22,7 +22,7 @@ import orjson
 from dispatcher.applying import keyed
 from dispatcher.ports import Collision, Letter, Sent
 from serializers.keys import Item
-from serializers.message import Incoming, Version, parse_name, read_message
+from serializers.message import Incoming, Version, parse_name, part_of, put_together, read_header, read_message
 
 if TYPE_CHECKING:
     from tests.cluster.simulation import SimNode, World
@@ -47,6 +47,7 @@ class Witness:
         """(receiver, sender)"""
         self.excused: set[str] = set()
         """Nodes of which anything may be missing without a loss on the bus: restored, say."""
+        self._parts: dict[Edge, list[bytes]] = {}
         self._contents: dict[tuple[Item, Version], bytes] = {}
         self._last: dict[Edge, int] = {}
         self._open: dict[Edge, set[int]] = {}
@@ -79,12 +80,23 @@ class Witness:
 
     def published(self, sender: str, letter: Letter, *, lost: bool) -> None:
         edge = sender, letter.node
-        message = read_message(letter.payload)
-        session = int(message.header.session)
+        session = int(read_header(letter.payload).session)
         if lost:
             self._lost.append((edge, session))
+        whole = self._whole(edge, letter)
+        if whole is None:
+            return
+        message = read_message(whole)
         for item, incoming in keyed(message, self.world.nodes[0].structure).items():
             self._travels(edge, session, item, incoming)
+
+    def _whole(self, edge: Edge, letter: Letter) -> bytes | None:
+        """The message of the letter; of a part, once it is the last."""
+        part = part_of(letter.payload)
+        if part is None:
+            return letter.payload
+        parts = self._parts[edge] = [*(self._parts.get(edge, ()) if part.number > 1 else ()), letter.payload]
+        return put_together(parts) if part.number == part.of else None
 
     def _travels(self, edge: Edge, session: int, item: Item, incoming: Incoming) -> None:
         version = incoming.version

@@ -111,12 +111,14 @@ class SimBus:
         self.node = node
         self.links = links
         self.world = world
-        self._handed: dict[str, set[str]] = {}
+        self.message_bytes_max = world.message_bytes_max
+        self._handed: dict[str, set[Letter]] = {}
 
     def publish(self, to: str, letters: Sequence[Letter]) -> None:
         link = self.links[self.node, to]
         self.world.witness.session_begun(self.node, to, letters)
         for letter in letters:
+            assert len(letter.payload) <= (self.message_bytes_max or sys.maxsize), f"{letter.name} is too large"
             self.world.may_crash()
             if link.cut:
                 self.world.witness.failed(self.node, to)
@@ -136,10 +138,10 @@ class SimBus:
         handed = self._handed[sender]
         here = self.links[sender, self.node].letters
         visible = here[: self.world.random.randint(0, len(here))] if not self.world.quiet else here
-        new = [letter for letter in visible if letter.name not in handed][:letters_max]
-        handed.update(letter.name for letter in new)
+        new = [letter for letter in visible if letter not in handed][:letters_max]
+        handed.update(new)
         if new and not self.world.quiet and self.world.random.random() < 0.1:
-            handed.discard(self.world.random.choice(new).name)  # it will come again
+            handed.discard(self.world.random.choice(new))  # it will come again
         return new
 
     def rewind(self, sender: str, position: int | None) -> None:
@@ -150,7 +152,7 @@ class SimBus:
             self.world.may_crash()
             self.world.meanwhile(self.node, receiving=False)
             link = self.links[letter.node, self.node]
-            link.letters = [kept for kept in link.letters if kept.name != letter.name]
+            link.letters = [kept for kept in link.letters if kept != letter]
 
     def set_aside(self, letter: Letter, reason: str) -> None:
         raise AssertionError(f"nothing strange was sent: {letter.name}: {reason}")
@@ -601,6 +603,8 @@ class World:
         """For each memo that was ever written the nodes for which, or at which, it was."""
         self.references: dict[str, set[str]] = {}
         """For each memo and file of one the memos that it ever referred to."""
+        self.message_bytes_max = random.Random(f"bus {seed}").choice([None, 500, 400])
+        """With so small a limit most messages travel in parts."""
         self.topology = tree(self.random)
         self.codes = list(self.topology.parents)
         self.writers = frozenset([self.random.choice(self.codes)]) if one_writer else None
@@ -666,7 +670,9 @@ class World:
     def settle(self, rounds_max: int = 300, *, beating: bool = True) -> None:
         """No more writes, no more crashes: the network comes to rest."""
         self.quiet = True
-        beats = 2 if self.losses and beating else 0  # a lost tail is seen by what comes after it
+        beats = (
+            2 if (self.losses or self.message_bytes_max) and beating else 0
+        )  # a lost, or abandoned, tail is seen then
         idle = 0
         for number in range(rounds_max):
             moved = number < beats

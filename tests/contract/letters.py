@@ -9,7 +9,7 @@ import orjson
 
 from dispatcher.ports import Bus, Letter
 from schemas.stamp import Stamp
-from serializers.message import Header, Version, item_text, message_bytes
+from serializers.message import Header, Version, body_bytes, item_text, message_bytes, payloads
 
 FIRST = Stamp(1_795_000_000_000)
 PATIENCE_S = 60.0
@@ -24,6 +24,14 @@ def session(sender: str, to: str, number: int, messages: int = 1, *, text: str =
         item = item_text("Catalog.Product", Version(stamp, f"{sender}.1763800000"), None, value=value, key=None)
         letters.append(_letter(Header(sender, to, 1763800000, stamp, position), [item]))
     return [*letters, _letter(Header(sender, to, 1763800000, stamp, messages + 1, of=messages), [])]
+
+
+def parts(sender: str, to: str, number: int, *, bytes_max: int, text: str) -> list[Letter]:
+    """The letters of a session of one message that is larger than `bytes_max`, without its end mark."""
+    header = Header(sender, to, 1763800000, Stamp(FIRST + number), 1)
+    value = orjson.dumps({"product_id": 1, "name": text})
+    item = item_text("Catalog.Product", Version(header.session, f"{sender}.1763800000"), None, value=value, key=None)
+    return [Letter(to, header.name, payload) for payload in payloads(header, body_bytes([item]), bytes_max)]
 
 
 def _letter(header: Header, items: Sequence[bytes]) -> Letter:

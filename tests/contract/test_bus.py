@@ -17,10 +17,11 @@ from confluent_kafka.admin import AdminClient
 
 from dispatcher.ports import Bus, Letter
 from node.buses import open_bus
+from node.buses.kafka.settings import MESSAGE_BYTES_MAX, RECORD_OVERHEAD_BYTES
 from node.buses.kafka.topics import aside_topic_of, topic_of
 from node.buses.memory import MemoryBus, MemoryNetwork
 from schemas.errors import UnavailableError
-from tests.contract.letters import PATIENCE_S, names, receive, session
+from tests.contract.letters import PATIENCE_S, names, parts, receive, session
 from tests.kafka_broker import kafka_bootstrap
 
 
@@ -248,6 +249,24 @@ def test_large_letters_pass(world: World) -> None:
     assert [letter.payload for letter in received] == [letter.payload for letter in sent]
 
 
+@pytest.mark.parametrize("world", ["memory", "memory with positions", "mock kafka", KAFKA], indirect=True)
+def test_parts_of_a_message_share_its_name_and_are_each_a_letter(world: World) -> None:
+    """Or the bus would forget the first part when the second is done. A folder takes messages of any size."""
+    sender, receiver = world.receiver("00", "01"), world.receiver("01", "00")
+    sent = parts("00", "01", 1, bytes_max=1000, text="Ёж " * 1000)
+    assert len(sent) > 5
+    assert len(set(names(sent))) == 1
+    sender.publish("01", sent)
+    received = receive(receiver, "00", len(sent))
+
+    receiver.done(received[1:2])
+    receiver.rewind("00", None)
+
+    assert [letter.payload for letter in received] == [letter.payload for letter in sent]
+    again = receive(receiver, "00", len(sent) - 1)
+    assert [letter.payload for letter in again] == [sent[0].payload, *(letter.payload for letter in sent[2:])]
+
+
 def test_a_link_that_cannot_be_written_does_not_hinder_another(breakable_world: World) -> None:
     """Or one neighbour whose share is gone would stop the exchange with all."""
     sender = breakable_world.receiver("00", "01", "02")
@@ -361,6 +380,16 @@ def test_the_backlog_is_what_has_come_and_is_not_done(world: World) -> None:
     assert waiting.oldest_ms is not None
     assert before_ms - 1000 <= waiting.oldest_ms <= time.time_ns() // 1_000_000 + 1000
     assert rest.messages == 1
+
+
+def test_the_largest_message_of_a_bus_is_known_before_it_is_asked(tmp_path: Path) -> None:
+    """What is larger travels in parts; found out by a refusal, the session would have to be made again."""
+    assert open_bus(f"folder:{tmp_path}", "retail", "00", ["01"]).message_bytes_max is None
+    limits = [
+        open_bus("kafka://127.0.0.1:1", "retail", "00", ["01"], settings).message_bytes_max
+        for settings in ({}, {"message.max.bytes": "500000"})
+    ]
+    assert limits == [MESSAGE_BYTES_MAX - RECORD_OVERHEAD_BYTES, 500_000 - RECORD_OVERHEAD_BYTES]
 
 
 def test_a_bus_is_opened_by_its_url(tmp_path: Path) -> None:

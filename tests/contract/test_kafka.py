@@ -15,7 +15,7 @@ from dispatcher.ports import Letter
 from node.buses.kafka import KafkaBus, inbox
 from node.buses.kafka.topics import aside_topic_of, topic_of
 from schemas.errors import ConfigError, MessageError, UnavailableError
-from tests.contract.letters import PATIENCE_S, names, receive, session
+from tests.contract.letters import PATIENCE_S, names, parts, receive, session
 from tests.kafka_broker import kafka_bootstrap, private_broker
 
 pytestmark = pytest.mark.kafka
@@ -239,6 +239,22 @@ def test_a_message_above_the_limit_is_refused_before_anything_is_sent(
 
     assert too_large.name in caught.value.text
     assert receiver.backlog("00").messages == 0
+    sender.close()
+
+
+def test_a_message_above_the_limit_passes_in_parts(network: str, buses: tuple[KafkaBus, KafkaBus]) -> None:
+    """Noise does not get smaller by compressing: each part has to be below the limit as it is."""
+    _, receiver = buses
+    sender = KafkaBus(kafka_bootstrap(), network, "00", ["01"], {"message.max.bytes": "100000"})
+    noise = "".join(uuid.uuid4().hex for _ in range(20_000))
+    sent = parts("00", "01", 1, bytes_max=sender.message_bytes_max, text=noise)
+    assert len(sent) > 6
+
+    sender.publish("01", sent)
+
+    received = receive(receiver, "00", len(sent))
+    assert [letter.payload for letter in received] == [letter.payload for letter in sent]
+    assert names(received) == names(sent)
     sender.close()
 
 

@@ -15,10 +15,14 @@ from schemas.stamp import Stamp, digits
 from serializers.message import (
     Header,
     Version,
+    body_bytes,
     item_text,
     message_bytes,
     message_name,
     parse_name,
+    part_of,
+    payloads,
+    put_together,
     read_header,
     read_message,
 )
@@ -150,3 +154,63 @@ def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
     """Whatever lies in the folder, the daemon lives on."""
     with pytest.raises(MessageError):
         read_message(payload)
+
+
+@given(_headers(), st.lists(_values.map(orjson.dumps), max_size=4), st.integers(0, 900))
+def test_parts_are_below_the_limit_and_make_the_message_again(
+    header: Header, values: list[bytes], bytes_max: int
+) -> None:
+    """A character that is cut in two, or a quote that takes two bytes, would be a message that nobody can read."""
+    version = Version(Stamp(5), "00.1")
+    items = [item_text("Каталог", version, None, value=value, key=None) for value in values]
+    whole = message_bytes(header, items)
+    pieces = list(payloads(header, body_bytes(items), bytes_max))
+    if len(whole) <= bytes_max:
+        assert pieces == [whole]
+        assert part_of(whole) is None
+        return
+    assert [part_of(piece) for piece in pieces] == [(n, len(pieces)) for n in range(1, len(pieces) + 1)]
+    assert put_together(pieces) == whole
+    if bytes_max > 700:  # with room for a header
+        assert max(len(piece) for piece in pieces) <= bytes_max
+
+
+def test_parts_that_are_lists_of_items_are_understood() -> None:
+    """The most natural way for other programs to write them."""
+    item = {"#type": "T", "#stamp": digits(Stamp(1)), "#origin": "00.1", "#value": {"a": 1}}
+    header = {"from": "00", "to": "01", "version": 1, "incarnation": 1, "session": digits(Stamp(2)), "number": 1}
+    parts = [
+        orjson.dumps({"message": {"header": {**header, "part": part, "parts": 2}, "body": [item] * part}})
+        for part in (1, 2)
+    ]
+    assert [part_of(part) for part in parts] == [(1, 2), (2, 2)]
+    assert len(read_message(put_together(parts)).items) == 3
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"part": 3, "parts": 2},
+        {"part": 0, "parts": 2},
+        {"part": 1},
+        {"part": "1", "parts": 2},
+    ],
+)
+def test_parts_that_cannot_be_are_refused(spoilt: dict[str, Any]) -> None:
+    """They would be waited for in vain."""
+    with pytest.raises(MessageError):
+        part_of(orjson.dumps({"message": {"header": spoilt, "body": ""}}))
+
+
+def test_parts_of_different_messages_make_none() -> None:
+    """Or somebody could put items into another one's message."""
+    one, other = ({"message": {"header": {"part": 1, "parts": 2, "to": to}, "body": ""}} for to in ("01", "02"))
+    with pytest.raises(MessageError):
+        put_together([orjson.dumps(one), orjson.dumps(other)])
+
+
+def test_a_part_is_no_message() -> None:
+    """Taken for one it would be applied without the rest."""
+    header = Header("00", "01", 1, Stamp(1), 1, part=1, parts=2)
+    with pytest.raises(MessageError, match="part 1 of 2"):
+        read_message(message_bytes(header, []))

@@ -66,6 +66,11 @@ class KafkaBus:
 
     # --- sending ---
 
+    @property
+    def message_bytes_max(self) -> int:
+        """Of a payload before it is compressed: whether it would fit then is known too late."""
+        return self._settings.payload_bytes_max
+
     def publish(self, to: str, letters: Sequence[Letter]) -> None:
         self._publisher.publish(self._outgoing[to], letters)
 

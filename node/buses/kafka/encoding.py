@@ -18,9 +18,6 @@ COMPRESS_FROM_BYTES = 2048
 PAYLOAD_BYTES_MAX = 1 << 30
 """What a record may unpack to: a bomb is refused before it is unpacked."""
 
-RECORD_OVERHEAD_BYTES = 256
-"""What batch, record and header names add at most."""
-
 Headers = list[tuple[str, str | bytes | None]]
 
 _local = threading.local()  # neither compressor nor decompressor may be shared by threads

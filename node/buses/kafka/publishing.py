@@ -14,7 +14,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from dispatcher.ports import Letter
-from node.buses.kafka.encoding import RECORD_OVERHEAD_BYTES, Headers, encode
+from node.buses.kafka.encoding import Headers, encode
 from node.buses.kafka.settings import KafkaSettings
 from node.buses.kafka.topics import missing_hint
 from schemas.errors import MessageError, UnavailableError
@@ -105,8 +105,7 @@ class Publisher:
             client.producer.close()
 
     def _check_size(self, topic: str, letter: Letter) -> None:
-        limit = self._settings.message_bytes_max
-        room = limit - len(letter.name) - RECORD_OVERHEAD_BYTES
+        limit, room = self._settings.message_bytes_max, self._settings.payload_bytes_max
         size = len(letter.payload)
         if size > room:
             size = len(encode(letter.name, letter.payload)[0])
@@ -146,7 +145,8 @@ class Publisher:
         if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             return MessageError(
                 f"a message is too large for {topic}: {error.str()}",
-                hint="raise the topic's max.message.bytes, or lower message_bytes_max",
+                hint="raise the topic's max.message.bytes, or lower message.max.bytes below `kafka:` to it: what is "
+                "larger then travels in parts",
             )
         said = error.str() if error is not None else "no delivery report came"
         text = f"kafka topic {topic}: {said}"

@@ -16,6 +16,9 @@ log = logging.getLogger("node.buses.kafka.librdkafka")
 MESSAGE_BYTES_MAX = 10_485_760
 """Topics are made with this limit."""
 
+RECORD_OVERHEAD_BYTES = 320
+"""What batch, record, header names and the message's name add at most."""
+
 Client = TypeVar("Client")
 
 _COMMON = {
@@ -90,6 +93,11 @@ class KafkaSettings:
     @property
     def message_bytes_max(self) -> int:
         return int(self._merged(_COMMON)["message.max.bytes"])
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """What is left of it beside a record's headers."""
+        return self.message_bytes_max - RECORD_OVERHEAD_BYTES
 
     def admin(self) -> dict[str, Any]:
         given = {n: v for n, v in self.given.items() if not n.startswith(_OF_PRODUCERS + _OF_CONSUMERS)}
