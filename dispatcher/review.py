@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from dispatcher.ports import Change, NodeView, SendingView
 from schemas.structure import ItemType, Routing, Structure
@@ -85,13 +86,21 @@ def facts_of(changes: Sequence[Change], view: SendingView, structure: Structure,
 def review(
     changes: Iterable[Change], node: NodeView, structure: Structure, limited: frozenset[str], facts: Facts
 ) -> dict[str, list[Change]]:
-    """The changes that go to each neighbour, in their order. A neighbour that nothing concerns is absent."""
-    going: dict[str, list[Change]] = {}
-    for change in changes:
-        for addressee in addressees(change.item, node, structure, limited, facts):
-            if addressee != change.source:
-                going.setdefault(addressee, []).append(change)
-    return going
+    """The changes that go to each neighbour, in their order. A neighbour that nothing concerns is absent. Neighbours
+    to whom the same goes share one list: what is done with it is done once, however many they are."""
+    changes = list(changes)
+    sets: dict[tuple[str, ...], list[int]] = {}
+    for number, change in enumerate(changes):
+        found = addressees(change.item, node, structure, limited, facts)
+        if change.source in found:
+            found = tuple(addressee for addressee in found if addressee != change.source)
+        sets.setdefault(found, []).append(number)
+    concerning = {n: tuple(found for found in sets if n in found) for n in node.neighbours}
+    shared = {
+        those: [changes[number] for number in sorted(chain.from_iterable(sets[found] for found in those))]
+        for those in set(concerning.values())
+    }
+    return {n: shared[those] for n, those in concerning.items() if those}
 
 
 def addressees(

@@ -333,13 +333,20 @@ class Sender:
         going: Mapping[str, list[Change]],
         texts: dict[Item, bytes],
     ) -> dict[str, Load]:
-        loads = {}
+        loads: dict[str, Load] = {}
+        alike: dict[tuple[int, frozenset[Item]], Load] = {}
         for link in front.links:
-            load = loads[link.node] = Load(link)
-            changes = [c for c in going.get(link.node, ()) if c.mark <= portion.position]
+            changes = going.get(link.node, [])
             early = self._went_ahead(view, link, changes)
-            load.take((c for c in changes if c.item not in early), whole=portion.whole)
-            if link.pending:
+            same = alike.get((id(changes), early))
+            if same is not None and not link.pending:
+                loads[link.node] = replace(same, link=link)  # with the same lists
+                continue
+            load = loads[link.node] = Load(link)
+            load.take((c for c in changes if c.mark <= portion.position and c.item not in early), whole=portion.whole)
+            if not link.pending:
+                alike[id(changes), early] = load
+            else:
                 pending = view.pending(link.node, self.settings.portion_items_max)
                 load.take_pending(pending, portion)
                 missing = [c for c in load.changes if c.item not in texts]
@@ -356,16 +363,14 @@ class Sender:
         self, view: SendingView, front: Front, loads: Mapping[str, Load], texts: dict[Item, bytes]
     ) -> list[tuple[tuple[str, ...], Completed]]:
         """Classes of addressees that get the same, each with what its references need."""
-        classes: dict[tuple[Item, ...], list[str]] = {}
-        for node, load in loads.items():
-            if load.changes:
-                classes.setdefault(tuple(c.item for c in load.changes), []).append(node)
-        result = []
-        for items, nodes in classes.items():
-            gone = {c.item for c in loads[nodes[0]].changes if c.gone}
-            living = [item for item in items if item not in gone]
+        result: list[tuple[tuple[str, ...], Completed]] = []
+        for nodes in _classes(loads):
+            changes = loads[nodes[0]].changes
+            living = [c.item for c in changes if not c.gone]
+            found: list[tuple[tuple[str, ...], Completed]] = []
             for together in self._alike(nodes, living):
-                result.extend(self._complete_class(view, front, together, living))
+                found.extend(self._complete_class(view, front, together, living))
+            result.extend(_merged(found))
         drawn = {c.item: c for _, completed in result for c in completed.drawn if c.item not in texts}
         texts.update((change.item, text) for change, text in self._texts(view, list(drawn.values())))
         return result
@@ -403,13 +408,10 @@ class Sender:
         """Neighbours get what does not go everywhere: that they hold it is noted before anything leaves."""
         holders: dict[str, list[Item]] = {}
         for nodes, completed in classes:
-            for node in nodes:
-                if node == self.node.parent:
-                    continue
-                going = [*(c.item for c in loads[node].changes if not c.gone), *(c.item for c in completed.drawn)]
-                limited = [item for item in going if item.type in self.limited]
-                if limited:
-                    holders[node] = limited
+            going = [*(c.item for c in loads[nodes[0]].changes if not c.gone), *(c.item for c in completed.drawn)]
+            limited = [item for item in going if item.type in self.limited]
+            if limited:
+                holders.update((node, limited) for node in nodes if node != self.node.parent)
         if holders:
             view.hold(holders)
         return frozenset(holders)
@@ -499,3 +501,27 @@ class Sender:
             package=self.structure.fingerprint or None if of is not None else None,
             extra={"catching_up": True} if link.catching_up else {},
         )
+
+
+def _classes(loads: Mapping[str, Load]) -> list[list[str]]:
+    """Nodes to which the same changes go. Most share one list: then the items need not be looked at for each."""
+    by_list: dict[int, list[str]] = {}
+    for node, load in loads.items():
+        if load.changes:
+            by_list.setdefault(id(load.changes), []).append(node)
+    by_items: dict[tuple[Item, ...], list[str]] = {}
+    for nodes in by_list.values():
+        by_items.setdefault(tuple(c.item for c in loads[nodes[0]].changes), []).extend(nodes)
+    return list(by_items.values())
+
+
+def _merged(classes: Iterable[tuple[tuple[str, ...], Completed]]) -> list[tuple[tuple[str, ...], Completed]]:
+    """Addressees of the same changes that had to be asked about one by one, and lack the same."""
+    merged: list[tuple[tuple[str, ...], Completed]] = []
+    for nodes, completed in classes:
+        number = next((n for n, (_, known) in enumerate(merged) if known == completed), None)
+        if number is None:
+            merged.append((nodes, completed))
+        else:
+            merged[number] = (merged[number][0] + nodes, completed)
+    return merged

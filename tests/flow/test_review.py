@@ -88,6 +88,18 @@ def test_what_always_has_reference_data_as_its_owner_goes_everywhere() -> None:
     assert everywhere(STRUCTURE) == {"Product", "Picture"}
 
 
+def test_neighbours_to_whom_the_same_goes_share_what_goes_in_the_order_of_the_changes() -> None:
+    """Or whatever is done with it would be done again for each of forty neighbours."""
+    product, from_01, order, last = (
+        change("Product"), change("Product", 2, source="01"), change("Order"), change("Picture"),
+    )  # fmt: skip
+    facts = Facts(access={order.item: frozenset({"02"})})
+    found = going([product, from_01, order, last], facts)
+    assert found["99"] is found["02"]
+    assert found["02"] == [product, from_01, order, last]
+    assert found["01"] == [product, last]
+
+
 def test_closure_brings_what_the_addressee_lacks_until_nothing_new_appears() -> None:
     """Or a reference would be broken at the receiver."""
     refers = {
