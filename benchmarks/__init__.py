@@ -11,6 +11,9 @@ Both rivals work in the same run, on the same two PostgreSQL servers, on the sam
     drain        a backlog is drained: W1, W2, W3
     latency      200 transactions a second: from commit to visible at the target
     capture      what capture costs the application
+    source       node 00 alone, its send dispatcher in this process
+    growth       ten times the items in the register, ten times the neighbours
+    presence     what is kept of which neighbour has which item: a million items, five nodes
     report       the table
 
 `make bench` runs all of it; `python -m benchmarks w2 latency --quick` a part, small.

@@ -16,14 +16,16 @@ from rich.console import Console
 from benchmarks.capture import capture_cost
 from benchmarks.drain import Drained, drain
 from benchmarks.exchange import Exchange
+from benchmarks.growth import growth
 from benchmarks.latency import latency
 from benchmarks.native import Native
+from benchmarks.presence import presence
 from benchmarks.report import Results, show
 from benchmarks.rivals import Rival
 from benchmarks.servers import Server, two_servers
 from benchmarks.workloads import backlogs
 
-NAMES = ("w1", "w2", "w3", "latency", "capture")
+NAMES = ("w1", "w2", "w3", "latency", "capture", "growth", "presence")
 QUICK_SCALE = 0.1
 WIDTH = 170
 """Of the table where there is no terminal."""
@@ -84,6 +86,12 @@ def _run(options: argparse.Namespace, source: Server, target: Server, console: C
         rounds, seconds = (3, 1) if options.quick else (5, 3)
         with noting("capture"):
             results.capture = capture_cost(source, target, rounds, seconds)
+    if "growth" in options.workloads and "kod" in options.by:
+        with noting("growth"):
+            results.growth = growth(source, QUICK_SCALE if options.quick else 1.0, rounds=5 if options.quick else 9)
+    if "presence" in options.workloads and "kod" in options.by:
+        with noting("presence"):
+            results.presence = presence(source, QUICK_SCALE if options.quick else 1.0)
     return results
 
 

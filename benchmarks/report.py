@@ -13,7 +13,9 @@ from rich.table import Table
 
 from benchmarks.capture import CaptureCost
 from benchmarks.drain import Drained
+from benchmarks.growth import Growth
 from benchmarks.latency import Latency
+from benchmarks.presence import ON_PAPER_ITEMS, ON_PAPER_NODES, Presence
 from benchmarks.workloads import Backlog
 
 RATIO_TARGETS = {"w1": 0.35, "w2": 0.3, "w3": 5.0}
@@ -28,6 +30,8 @@ class Results:
     """Each workload's runs, the rivals in turn."""
     latencies: list[Latency] = field(default_factory=list)
     capture: list[CaptureCost] = field(default_factory=list)
+    growth: list[Growth] = field(default_factory=list)
+    presence: Presence | None = None
     failures: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
     notes: dict[str, str] = field(default_factory=dict)
@@ -59,6 +63,8 @@ class Results:
             ],
             "latency": [asdict(run) for run in self.latencies],
             "capture": [asdict(cost) for cost in self.capture],
+            "growth": [{**asdict(growth), "reached": growth.reached} for growth in self.growth],
+            "presence": None if self.presence is None else asdict(self.presence),
             "peak_rss_mb": self.peak_rss_mb(),
             "differences": self.differences(),
             "failures": self.failures,
@@ -69,7 +75,13 @@ def show(results: Results, console: Console) -> None:
     console.print(f"\n{machine()}", highlight=False)
     for name, note in results.notes.items():
         console.print(f"{name}: {note}", highlight=False)
-    for shown in (_backlogs(results.drained), _latencies(results.latencies), _capture(results.capture)):
+    for shown in (
+        _backlogs(results.drained),
+        _latencies(results.latencies),
+        _capture(results.capture),
+        _growth(results.growth),
+        _presence(results.presence),
+    ):
         if shown is not None:
             console.print(shown)
     peak = results.peak_rss_mb()
@@ -168,6 +180,51 @@ def _capture(costs: Sequence[CaptureCost]) -> Table | None:
             f"{cost.ratio:.2f}",
             f"≥ {CAPTURE_TARGET:g} {_verdict(cost.ratio >= CAPTURE_TARGET)}",
         )
+    return table
+
+
+def _growth(growths: Sequence[Growth]) -> Table | None:
+    if not growths:
+        return None
+    table = Table(title="Growth: CPU of sender and server for the same changes (medians of alternating rounds)")
+    table.add_column("sent")
+    for heading in ("with", "CPU ms", "took ms", "with ", "CPU ms ", "took ms ", "× CPU", "target"):
+        table.add_column(heading, justify="right")
+    for growth in growths:
+        target = f"≤ {growth.most:g}" if not growth.least else f"{growth.least:g} to {growth.most:g}"
+        table.add_row(
+            growth.title,
+            growth.small,
+            f"{growth.small_cpu_ms:.0f}",
+            f"{growth.small_took_ms:.0f}",
+            growth.large,
+            f"{growth.large_cpu_ms:.0f}",
+            f"{growth.large_took_ms:.0f}",
+            f"{growth.ratio:.2f}",
+            f"{target} {_verdict(growth.reached)}",
+        )
+    return table
+
+
+def _presence(presence: Presence | None) -> Table | None:
+    if presence is None:
+        return None
+    table = Table(
+        title=f"Presence: {presence.items:,} items, {presence.nodes} nodes",
+        caption=f"{presence.bytes_a_row:.0f} bytes and {presence.cpu_us_a_row:.1f} µs of CPU a row; on paper "
+        f"{ON_PAPER_ITEMS:,} items × {ON_PAPER_NODES} nodes: {presence.on_paper_gb:.1f} GB.",
+    )
+    table.add_column("type")
+    for heading in ("rows", "MB", "sent in s", "CPU s", "a tenth again, CPU s"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        "where rights say so", f"{presence.rows:,}", f"{presence.size_mb:.0f}", f"{presence.took_s:.1f}",
+        f"{presence.cpu_s:.1f}", f"{presence.again_cpu_s:.1f}",
+    )  # fmt: skip
+    table.add_row(
+        "reference data", f"{presence.everywhere_rows:,}", "0", f"{presence.everywhere_took_s:.1f}",
+        f"{presence.everywhere_cpu_s:.1f}", f"{presence.everywhere_again_cpu_s:.1f}",
+    )  # fmt: skip
     return table
 
 
