@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sqlite3
 import threading
 import time
@@ -225,6 +226,32 @@ def test_zero_streams_stop_sending_and_receiving_and_lose_nothing(make_network: 
 
     network.wait_until(comes_to_lie, "messages lie before 01")
     network.kod("streams", "--node", "01", "--receive", "2")
+    network.wait_until_equal(retail.CUSTOMERS)
+
+
+def test_the_maximum_of_streams_is_followed_by_a_running_daemon(make_network: MakeNetwork) -> None:
+    """Or an administrator who sees a server at its limit could only restart the daemon."""
+    network = pair(make_network, stream_items_min=1, message_items_max=1)
+    network.start_and_wait()
+    names = itertools.count()
+
+    def streams_of_the_next_session() -> int:
+        """Of one with many changes."""
+        first = next(names)
+        rows = [(INSERT, (f"S{first}-{n}", "x")) for n in range(20)]
+        before = len(streams())
+        network.execute("00", *rows)
+        network.wait_until(lambda: len(streams()) > before, "it is sent")
+        return max(streams()[before:])
+
+    def streams() -> list[int]:
+        return [int(found) for found in re.findall(r"session sent .*?streams=(\d+)", network.daemons["00"].log)]
+
+    assert streams_of_the_next_session() == 4
+    for wanted in (1, 3):
+        network.kod("streams", "--node", "00", "--send", str(wanted))
+        network.wait_until(lambda wanted=wanted: streams_of_the_next_session() == wanted, f"{wanted} streams")
+        assert streams_of_the_next_session() <= wanted
     network.wait_until_equal(retail.CUSTOMERS)
 
 
