@@ -42,8 +42,12 @@ def apply(
     origin: str,
     *,
     reference_wins: bool = False,
+    proves: bool = True,
 ) -> Decided:
     """Locks, decides and writes the items of a message; the caller records the message and ends the transaction.
+
+    `proves`: that the sender has what it sent. Not so when it wrote the message in an earlier life: it may have lost
+    the item since, and gets it back.
 
     `reference_wins`: an item that is to be deleted, and to which something here refers, stays: it becomes a new
     version of this node, which travels to all, and the deletion goes to the journal.
@@ -63,6 +67,8 @@ def apply(
         view.keep(decided.kept)
     if decided.collisions:
         view.journal(decided.collisions)
+    if not proves:
+        view.doubt(list(incoming))
     return decided
 
 

@@ -113,9 +113,20 @@ class Parking:
         sender = parked[0].node
         limited = limited_from(sender, self._node, self._structure)
         try:
-            message = _joined([read_message(one.payload) for one in parked], self._key_of)
+            messages = [read_message(one.payload) for one in parked]
+            message = _joined(messages, self._key_of)
+            incarnation = self._store.incoming(sender).incarnation or 0
+            proves = all(one.header.incarnation >= incarnation for one in messages)
             with self._store.receiving(sender, forward=self._node.forwards, limited=limited) as view:
-                apply(message, view, self._node, self._structure, self._store.origin, reference_wins=reference_wins)
+                apply(
+                    message,
+                    view,
+                    self._node,
+                    self._structure,
+                    self._store.origin,
+                    reference_wins=reference_wins,
+                    proves=proves,
+                )
                 for one in parked:
                     view.unpark(one.id)
         except ConflictError:

@@ -49,6 +49,14 @@ class Content(NamedTuple):
     """Its `#value` as JSON text; None when the item is gone."""
 
 
+class Life(NamedTuple):
+    """How far a node has come: its incarnation, and the newest session of it. Compared as such: a database that has
+    come less far than its node is known to have was restored from a backup."""
+
+    incarnation: int
+    session: Stamp
+
+
 @dataclass(frozen=True, slots=True)
 class Folded:
     """What a fold found: items that changed here, and how many of them with a stamp behind the boundary."""
@@ -90,6 +98,8 @@ class Incoming:
     done: frozenset[int] = frozenset()
     completed: Stamp | None = None
     position: int | None = None
+    catching_up: bool = False
+    """What was missing is being sent again: the sender has begun with that, and has not said that it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +301,11 @@ class ReceivingView(Protocol):
         position)."""
         ...
 
+    def doubt(self, items: Sequence[Item]) -> None:
+        """The sender is not known to have these, although they came from it: it may have lost them since. They are
+        offered to it."""
+        ...
+
     def journal(self, collisions: Sequence[Collision]) -> None: ...
 
     def received(self, received: Received) -> None: ...
@@ -396,6 +411,15 @@ class Store(Protocol):
         and may lack what it made itself."""
         ...
 
+    def new_incarnation(self, node: str, incarnation: int) -> None:
+        """The neighbour begins anew: nothing of its earlier sessions counts for those to come."""
+        ...
+
+    def told(self, life: Life) -> bool:
+        """Somebody knows of this `life` of this node. Whether this database has not come so far: then it is older
+        than what its node has sent, which is noted."""
+        ...
+
     def restart(self, node: str) -> None:
         """Begins to serve the neighbour from the first mark again, tombstones included; nothing is known any more of
         what it has. Only while no session to it is under way."""
@@ -493,6 +517,11 @@ class Bus(Protocol):
         ...
 
     def backlog(self, sender: str) -> Backlog: ...
+
+    def sent_up_to(self, to: str) -> Life | None:
+        """The newest of this node's letters to a neighbour that are still there, whoever of its incarnations wrote
+        it; None when there are none, or they may not be read. Raises UnavailableError."""
+        ...
 
     def gap(self, sender: str) -> str | None:
         """What the bus itself no longer has although it was never received, in words; None while nothing is missing."""

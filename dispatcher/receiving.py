@@ -7,6 +7,9 @@ side by side. A message, how far the link is with it, and what it makes pending 
 
 A message that cannot be applied is tried once more when the others of its session are done (it may have needed them);
 then it is parked, whole, with its reason (dispatcher.parking), and everything else goes on.
+
+A sender that shows a new incarnation was restored or installed anew: it is offered everything again, and its sessions
+are counted from the beginning. What comes of an earlier incarnation is data, and no proof of what the sender has.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ from dispatcher.applying import apply
 from dispatcher.events import event
 from dispatcher.parking import Parking
 from dispatcher.parts import Parts
-from dispatcher.ports import Bus, Clock, Incoming, Letter, NodeView, Received, Store
+from dispatcher.ports import Bus, Clock, Incoming, Letter, Life, NodeView, Received, Store
 from dispatcher.review import limited_from
-from schemas.errors import ConflictError, MessageError, UnavailableError
+from schemas.errors import ConflictError, IdentityError, MessageError, UnavailableError
 from schemas.network import NodeSettings
-from schemas.stamp import EARLIEST, Stamp, digits
+from schemas.stamp import EARLIEST, Stamp, digits, from_digits
 from schemas.structure import Structure
-from serializers.message import Message, Name, UnknownVersionError, parse_name, part_of, read_message
+from serializers.message import Header, Message, Name, UnknownVersionError, parse_name, part_of, read_message
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +180,7 @@ class Link:
         """The database or the bus was away: what is known here of how far the link is may not be so."""
         self._gap: str | None = None
         self._missed_up_to = 0
-        self._caught_up = True
+        self._caught_up = not self.incoming.catching_up
         """The last whole session did not bear `catching_up`."""
 
     def step(self) -> bool:
@@ -265,13 +268,15 @@ class Link:
         if first is None:
             return True
         header = first.read().header
+        if self._is_of_earlier_life(first):
+            return self._receive_of_earlier_life(run)
         if header.is_end_mark and header.of == 0:
             self._heartbeat(first)
             return True
         if self._is_late(session, header.incarnation):
             return self._receive_late(run)
         self._begin(session, header.incarnation, header.after)
-        marks = [a for a in run if a.message is not None and a.message.header.is_end_mark]
+        marks = [a for a in run if _is_end_mark(a)]
         repeated = [a for a in run if a.name.number in self.incoming.done and a not in marks]
         self._drop(repeated)
         todo = [a for a in run if a not in repeated and a not in marks]
@@ -292,18 +297,44 @@ class Link:
     def _heartbeat(self, arrived: Arrived) -> None:
         """Nothing in it but where the sender stands: what it recorded has to be here by now."""
         header = arrived.read().header
+        if self.incoming.incarnation is not None and header.incarnation > self.incoming.incarnation:
+            self._meet(header.incarnation)
         self._give_up_parts(header.session)
         if "resync" in header.extra:
             self.store.restart_asked(self.sender, lost=False)
             self.answers = True
-        known = self.incoming
+        self._hear_of_own_life(header)
         if header.extra.get("catching_up") is True:
             self._resync_begun(header.after)
-        elif known.incarnation in (None, header.incarnation):
-            self._look_for_gap(header.after, known.completed)
+        else:
+            self._look_for_gap(header.after, self.incoming.completed)
+            known = self.incoming
             if known.session is None or known.session <= self._missed_up_to:  # nothing is under way that may come
                 self._caught_up_now()
         self._drop([arrived])
+
+    def _hear_of_own_life(self, header: Header) -> None:
+        """The sender says what it has received of this node. Sessions that this database never opened were sent by
+        it before it was restored from a backup, or are sent by another one in its name."""
+        life = _life_of(header.extra.get("received"))
+        if life is not None and self.store.told(life):
+            raise IdentityError(
+                f"{self.sender} has received session {digits(life.session)} of incarnation {life.incarnation} of this "
+                "node, which this database never sent: it was restored from a backup, or it is a copy",
+                hint=f"kod recover --node {self.node.code}, if it is the node's database; else stop it for good",
+            )
+
+    def _is_of_earlier_life(self, arrived: Arrived) -> bool:
+        """The sender has begun a new incarnation since."""
+        message = arrived.message
+        return message is not None and message.header.incarnation < (self.incoming.incarnation or 0)
+
+    def _receive_of_earlier_life(self, run: list[Arrived]) -> bool:
+        """Applied as data: versions make that safe. It says nothing of where the sender stands now."""
+        marks = [a for a in run if _is_end_mark(a)]
+        self._drop(marks)
+        self._apply_all([a for a in run if a not in marks], completing=None)
+        return True
 
     def _is_late(self, session: Stamp, incarnation: int) -> bool:
         """It belongs to a session that is whole already, or was given up when a later one began."""
@@ -315,7 +346,7 @@ class Link:
         """Of a whole session nothing is done again. What comes late of one that was given up is applied as data:
         versions make that safe."""
         completed = self.incoming.completed or 0
-        late = [a for a in run if a.name.session > completed and not a.read().header.is_end_mark]
+        late = [a for a in run if a.name.session > completed and not _is_end_mark(a)]
         self._drop([a for a in run if a not in late])
         self._apply_all(late, completing=None)
         return bool(run)
@@ -343,11 +374,9 @@ class Link:
             return
         if known.session is not None:
             self.store.abandon(self.sender, known.session, None)
-        if known.incarnation not in (None, incarnation):  # restored, or replaced: it may lack anything
-            event(log, logging.WARNING, "new incarnation", node=self.sender, incarnation=incarnation)
-            self.store.restart_asked(self.sender, lost=True)
-            self.answers = True
-        completed = known.completed if known.incarnation == incarnation else None
+        if known.incarnation is not None and incarnation > known.incarnation:
+            self._meet(incarnation)
+        completed = self.incoming.completed
         self.incoming = Incoming(self.sender, incarnation, session, completed=completed)
         self._give_up_parts(session)
         self._look_for_gap(after, completed)
@@ -355,6 +384,16 @@ class Link:
     def _give_up_parts(self, session: Stamp) -> None:
         """What comes is of this session: what earlier ones have not brought whole is lost, or was abandoned."""
         self._finished += self._parts.give_up(session)
+
+    def _meet(self, incarnation: int) -> None:
+        """A new incarnation of the sender: it was restored, or installed anew, and may lack anything. Stamps of its
+        earlier sessions say nothing about those to come."""
+        event(log, logging.WARNING, "new incarnation", node=self.sender, incarnation=incarnation)
+        self.store.restart_asked(self.sender, lost=True)
+        self.store.new_incarnation(self.sender, incarnation)
+        self.incoming = Incoming(self.sender, incarnation)
+        self._missed_up_to = 0
+        self.answers = True
 
     def _look_for_gap(self, after: Stamp | None, completed: Stamp | None) -> None:
         """A session that the sender recorded is not here whole. Said once for each."""
@@ -419,16 +458,18 @@ class Link:
         message = arrived.read()
         header = message.header
         with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
-            decided = apply(message, view, self.node, self.structure, self.store.origin)
+            earlier = self._is_of_earlier_life(arrived)
+            decided = apply(message, view, self.node, self.structure, self.store.origin, proves=not earlier)
             oldest = min((i.version.stamp for i in message.items if i.version.stamp > EARLIEST), default=None)
             received = self._received(arrived, header.incarnation, completing)
             if _catching_up(message):  # what is sent again says nothing of the way
                 oldest = None
             end_to_end_ms = None if oldest is None else max(0, self.clock.now() - oldest)
-            view.received(
-                replace(received, items=len(message.items), rejected=decided.rejected, end_to_end_ms=end_to_end_ms)
-            )
-        self.answers |= bool(decided.answers)
+            if not earlier:
+                view.received(
+                    replace(received, items=len(message.items), rejected=decided.rejected, end_to_end_ms=end_to_end_ms)
+                )
+        self.answers |= bool(decided.answers) or earlier
         event(
             log,
             logging.DEBUG,
@@ -475,7 +516,8 @@ class Link:
         event(log, logging.WARNING, "message parked", node=self.sender, message=arrived.letter.name, reason=reason)
         with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
             view.park(arrived.letter, reason)
-            view.received(self._received(arrived, self.incoming.incarnation or 0, completing))
+            if not self._is_of_earlier_life(arrived):
+                view.received(self._received(arrived, self.incoming.incarnation or 0, completing))
         self.parking.added()
 
     def _completed(self, session: Stamp, *, catching_up: bool) -> None:
@@ -501,3 +543,18 @@ class Link:
 
 def _catching_up(message: Message) -> bool:
     return message.header.extra.get("catching_up") is True
+
+
+def _is_end_mark(arrived: Arrived) -> bool:
+    """End marks are small: they were read when they came."""
+    return arrived.message is not None and arrived.message.header.is_end_mark
+
+
+def _life_of(said: object) -> Life | None:
+    """What an end mark's `received` says; None where it says nothing that this program understands."""
+    if not isinstance(said, dict) or not isinstance(said.get("incarnation"), int):
+        return None
+    try:
+        return Life(said["incarnation"], from_digits(str(said.get("session"))))
+    except ValueError:
+        return None

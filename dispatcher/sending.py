@@ -33,7 +33,7 @@ from dispatcher.review import facts_of, limited_types, review
 from dispatcher.streams import pack, split
 from schemas.errors import ConflictError, InvariantError
 from schemas.network import NodeSettings
-from schemas.stamp import Stamp
+from schemas.stamp import EARLIEST, Stamp, digits
 from schemas.structure import Structure
 from serializers.keys import Item, key_value
 from serializers.message import Header, item_text
@@ -232,8 +232,16 @@ class Sender:
         with self.store.sending() as view:
             session = view.open_session(self.clock.now())
         header = self._header(link, session, 1, link.last_session, of=0)
-        header = replace(header, extra={**header.extra, **extra})
+        header = replace(header, extra={**header.extra, **self._received_from(link.node), **extra})
         return self.delivery.publish(link.node, Letters(link.node, [(header, EMPTY)], self.bus.message_bytes_max))
+
+    def _received_from(self, node: str) -> Mapping[str, object]:
+        """How far the neighbour's own sessions have come: it sees by that if its database has gone back in time."""
+        incoming = self.store.incoming(node)
+        if incoming.incarnation is None:
+            return {}
+        session = digits(incoming.completed or EARLIEST)
+        return {"received": {"incarnation": incoming.incarnation, "session": session}}
 
     # --- who is to be served ---
 

@@ -31,7 +31,7 @@ _URL = re.compile(r"([a-z][a-z0-9]*)(?:\+([a-z0-9_]+))?://(.*)", re.ASCII | re.D
 _BROKER = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", re.ASCII)
 _TYPE = re.compile(r"[^\W\d][\w.\-]*")
 
-_TOP_KEYS = ("network", "bus", "package", "hooks", "nodes", "exchange", "kafka")
+_TOP_KEYS = ("network", "bus", "package", "hooks", "state", "nodes", "exchange", "kafka")
 _LIMITS = {  # setting of a node: the least that makes sense
     "send_streams_max": 0,
     "receive_streams_max": 0,
@@ -261,13 +261,21 @@ class _Reading:
         bus = self._optional(entries, "bus", self._bus)
         package = self._file(entries, "package", needed=self.package_needed)
         hooks = self._file(entries, "hooks", needed=True)
+        state = self._file(entries, "state", needed=False)
         kafka = self._kafka(entries["kafka"].value) if "kafka" in entries else {}
         exchange = self._exchange(entries["exchange"].value) if "exchange" in entries else {}
         nodes = self._nodes(entries["nodes"], exchange) if "nodes" in entries else {}
         if marked.faults:
             return None
         return Network(
-            name=name or "", bus=bus or "", nodes=nodes, path=self.path, package=package, hooks=hooks, kafka=kafka
+            name=name or "",
+            bus=bus or "",
+            nodes=nodes,
+            path=self.path,
+            package=package,
+            hooks=hooks,
+            kafka=kafka,
+            state=state or self.path.parent / ".kod",
         )
 
     def started(self, network: Network, code: str) -> None:

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 
@@ -26,10 +26,12 @@ from dispatcher.events import event
 from dispatcher.ports import Bus, NodeView, Store
 from dispatcher.receiving import Link, Receiver
 from dispatcher.sending import Sender
+from node import identity
 from node.buses import open_bus
 from node.clock import SystemClock
+from node.databases import Database
 from node.opened import open_node
-from schemas.errors import ConfigError, ConflictError, InvariantError, KodError, UnavailableError
+from schemas.errors import ConfigError, ConflictError, IdentityError, InvariantError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
 from schemas.structure import Structure
 from schemas.topology import Topology
@@ -54,38 +56,41 @@ GC_THRESHOLDS = (50_000, 20, 20)
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 SETTINGS_EVERY_S = 1
 TRIGGERS_EVERY_S = 60
+LIFE_EVERY_S = 60
 
 
-def run(network: Network, code: str, *, once: bool = False) -> int:
-    """Runs a node until SIGTERM or SIGINT, or, `once`, until nothing moves any more. Returns the exit code."""
-    with opened(network, code) as service:
+def run(network: Network, code: str, *, once: bool = False, moved: bool = False, copy: bool = False) -> int:
+    """Runs a node until SIGTERM or SIGINT, or, `once`, until nothing moves any more. Returns the exit code.
+
+    `moved`, `copy`: what became of the database, where it is not what it was (node/identity.py)."""
+
+    def admitted(database: Database, bus: Bus) -> None:
+        identity.admit(database, bus, network, code, SystemClock().now(), moved=moved, copy=copy)
+
+    with opened(network, code, admitted) as (_, service):
         return service.run_once() if once else service.run()
 
 
 @contextmanager
-def opened(network: Network, code: str) -> Iterator[Service]:
-    """A node with its database locked against other daemons, its store started and its bus open."""
+def opened(network: Network, code: str, admit: Callable[[Database, Bus], None]) -> Iterator[tuple[Database, Service]]:
+    """A node with its database locked against other daemons and admitted, its store started and its bus open."""
     settings = network.nodes[code]
-    database, structure = open_node(network, code)
-    try:
-        with database.daemon_lock(code):
-            node = node_view(network.topology, code)
-            store = database.store(settings, structure)
-            try:
-                store.start(node.neighbours)
-                bus = open_bus(network.bus, network.name, code, node.neighbours, network.kafka)
-                try:
-                    service = Service(node, structure, settings, store, bus)
-                    try:
-                        yield service
-                    finally:
-                        service.close()
-                finally:
-                    bus.close()
-            finally:
-                store.close()
-    finally:
-        database.close()
+    with ExitStack() as stack:
+        database, structure = open_node(network, code)
+        stack.callback(database.close)
+        stack.enter_context(database.daemon_lock(code))
+        node = node_view(network.topology, code)
+        bus = open_bus(network.bus, network.name, code, node.neighbours, network.kafka)
+        stack.callback(bus.close)
+        admit(database, bus)
+        store = database.store(settings, structure)
+        stack.callback(store.close)
+        store.start(node.neighbours)
+        follow = partial(identity.follow, database, network, code)
+        service = Service(node, structure, settings, store, bus, follow)
+        stack.callback(service.close)
+        yield database, service
+        follow()
 
 
 def node_view(topology: Topology, code: str) -> NodeView:
@@ -99,7 +104,16 @@ def node_view(topology: Topology, code: str) -> NodeView:
 class Service:
     """Both dispatchers of a node over its store and bus."""
 
-    def __init__(self, node: NodeView, structure: Structure, settings: NodeSettings, store: Store, bus: Bus) -> None:
+    def __init__(
+        self,
+        node: NodeView,
+        structure: Structure,
+        settings: NodeSettings,
+        store: Store,
+        bus: Bus,
+        note_life: Callable[[], None],
+    ) -> None:
+        """`note_life` writes down outside of the database how far the node has come."""
         clock = SystemClock()
         self.node = node
         self.settings = settings
@@ -107,6 +121,7 @@ class Service:
         self.sender = Sender(node, structure, settings, store, bus, clock)
         self.receiver = Receiver(node, structure, settings, store, bus, clock)
         self.bus = bus
+        self._note_life = note_life
         self._stopping = threading.Event()
         self._send_now = threading.Event()
         self._arrived = {sender: threading.Event() for sender in node.neighbours}
@@ -220,7 +235,7 @@ class Service:
         while not self._stopping.is_set():
             try:
                 moved = step()
-            except InvariantError:
+            except (InvariantError, IdentityError):
                 raise
             except KodError as error:
                 retry_s = RETRY_S[min(failures, len(RETRY_S) - 1)]
@@ -241,6 +256,7 @@ class Service:
             (self.follow_settings, SETTINGS_EVERY_S),
             (self._check_triggers, TRIGGERS_EVERY_S),
             (self.sender.ask_heartbeat, self.settings.heartbeat_s),
+            (self._note_life, LIFE_EVERY_S),
         ):
             scheduler.add_job(self._job, "interval", args=(job,), seconds=seconds)
         return scheduler
@@ -248,6 +264,9 @@ class Service:
     def _job(self, job: Callable[[], None]) -> None:
         try:
             job()
+        except IdentityError as failure:
+            self._failure = self._failure or failure
+            self._stopping.set()
         except UnavailableError:
             pass  # the dispatchers say so, and wait
         except KodError as error:

@@ -1,6 +1,7 @@
 """Errors, sorted by what their reader can do about them.
 
     ConfigError       mend nodes.yaml, the package or the call      exit 2
+    IdentityError     say what became of the database: moved, copied, restored      exit 2
     UnavailableError  wait: the database or the bus is away; it is retried      exit 3
     MessageError      look at that message: it cannot be applied as it is
     ConflictError     try the transaction again: somebody else was there first
@@ -42,6 +43,11 @@ class ConfigError(KodError):
     def __init__(self, text: str, *, hint: str = "", faults: Sequence[Fault] = ()) -> None:
         super().__init__(text, hint=hint)
         self.faults = tuple(faults)
+
+
+class IdentityError(ConfigError):
+    """The database is not the one that the node lived in, or is older than it was: nothing is done before a person
+    says what became of it."""
 
 
 class UnavailableError(KodError):

@@ -78,6 +78,8 @@ class Network:
     package: Path | None = None
     hooks: Path | None = None
     kafka: Mapping[str, str] = field(default_factory=dict)
+    state: Path = Path(".kod")
+    """The folder of the nodes' own files (node/identity.py)."""
 
     @property
     def topology(self) -> Topology:

@@ -1,7 +1,8 @@
-"""What is an end mark: figures leave those out."""
+"""What is an end mark: figures leave those out. And what any letter's header says of its sender's life."""
 
 from __future__ import annotations
 
+from dispatcher.ports import Life
 from schemas.errors import KodError
 from serializers.message import read_header
 
@@ -18,3 +19,12 @@ def end_mark_of(payload: bytes) -> int | None:
         return read_header(payload).of
     except KodError:
         return None
+
+
+def life_of(payload: bytes) -> Life | None:
+    """Its sender's incarnation, and its session; None when it is no message."""
+    try:
+        header = read_header(payload)
+    except KodError:
+        return None
+    return Life(header.incarnation, header.session)

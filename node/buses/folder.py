@@ -27,8 +27,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dispatcher.events import event
-from dispatcher.ports import Backlog, Letter
-from node.buses.end_marks import END_MARK_BYTES_MAX, end_mark_of
+from dispatcher.ports import Backlog, Letter, Life
+from node.buses.end_marks import END_MARK_BYTES_MAX, end_mark_of, life_of
 from node.buses.offers import Offers
 from schemas.errors import InvariantError, MessageError, UnavailableError
 from schemas.stamp import Stamp, digits
@@ -119,6 +119,9 @@ class FolderBus:
     def backlog(self, sender: str) -> Backlog:
         return self._inboxes[sender].backlog()
 
+    def sent_up_to(self, to: str) -> Life | None:
+        return self._outboxes[to].sent_up_to()
+
     def gap(self, sender: str) -> str | None:
         """Files are missed when a session's end mark says how many there were, not here."""
         return None
@@ -206,6 +209,23 @@ class Outbox:
                 self._publish_session(session, {message_name(*names[n]): n for n in group}, letters)
             self._keep_one_heartbeat(names, letters)
 
+    def sent_up_to(self) -> Life | None:
+        """Only looks: nothing is made. What the neighbour takes away meanwhile is passed over."""
+        with self._lock, _reaching(self._path):
+            for minute in sorted(_entries(self._path), key=lambda entry: entry.name, reverse=True):
+                if not _MINUTE.fullmatch(minute.name) or not minute.is_dir(follow_symlinks=False):
+                    continue
+                for name in sorted(filter(None, (parse_name(e.name) for e in _entries(minute.path))), reverse=True):
+                    if (name.sender, name.to) == (self._node, self._to) and (life := self._life_of(name)) is not None:
+                        return life
+        return None
+
+    def _life_of(self, name: Name) -> Life | None:
+        with suppress(FileNotFoundError):
+            payload = _read_regular(self._path / _minute(name.session) / message_name(*name))
+            return life_of(payload) if payload is not None else None
+        return None
+
     def _keep_one_heartbeat(self, names: Sequence[Name], letters: Sequence[Letter]) -> None:
         """Of heartbeats that nobody reads the last is enough: a neighbour may be away for weeks."""
         old, self._heartbeat = self._heartbeat, None
@@ -282,14 +302,14 @@ class Outbox:
 
 
 def _is_heartbeat(payload: bytes) -> bool:
-    """An end mark of an empty session that says nothing else."""
+    """An end mark of an empty session that says nothing else but how far the other direction has come."""
     if len(payload) > END_MARK_BYTES_MAX:
         return False
     try:
         header = read_header(payload)
     except MessageError:
         return False
-    return header.of == 0 and not header.extra
+    return header.of == 0 and not header.extra.keys() - {"received"}
 
 
 def _temporary(name: str) -> str:

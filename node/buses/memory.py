@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from dispatcher.ports import Backlog, Letter
-from node.buses.end_marks import end_mark_of
+from dispatcher.ports import Backlog, Letter, Life
+from node.buses.end_marks import end_mark_of, life_of
 from node.buses.offers import Offers
 from schemas.errors import MessageError, UnavailableError
 
@@ -146,6 +146,11 @@ class MemoryBus:
             size_bytes=sum(len(k.letter.payload) for k in kept),
             oldest_ms=min((k.came_ms for k in kept), default=None),
         )
+
+    def sent_up_to(self, to: str) -> Life | None:
+        with self.network.changed:
+            kept = self.network.directions[self.node, to]
+            return life_of(kept[max(kept)].letter.payload) if kept else None
 
     def gap(self, sender: str) -> str | None:
         """Nothing gets lost in memory."""

@@ -32,6 +32,7 @@ SUMMARIES = {
     "parked": "Lists messages that could not be applied, and why.",
     "collisions": "Lists the journal of collisions, or shows one whole.",
     "compare": "Compares what two nodes should both have.",
+    "recover": "Rebuilds a lost node, or one restored from a backup, from its neighbours.",
     "explain": "Tells the story of one item: version, addressees, where it waits.",
 }
 

@@ -25,10 +25,12 @@ _WRITE_VERSION = 18
 def command(call: Call, code: str) -> None:
     """Takes the registers and triggers out of the node's database again; the data stays. Says what else stays."""
     network = call.network(code)
+    from node import identity
     from node.config import database_url
     from node.opened import connect
 
     with closing(connect(network, code)) as database, database.daemon_lock(code):
+        identity.forget(database, network, code)
         database.uninstall()
         stays = [*_steps(network.nodes[code], database), *_wal(database_url(network, code))]
     click.echo(f"node {code}: registers and triggers are taken out, the data is as it was")

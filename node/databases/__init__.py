@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dispatcher.ports import Content, Figures, Parked, Store
+from dispatcher.ports import Content, Figures, Life, Parked, Store
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Mismatch, Structure
@@ -34,6 +34,21 @@ class Installed:
     """What `kod install` did: texts for people, in the order in which it was done; empty when all was there."""
 
     done: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whose life a database says that it holds, and how far that has come (node/identity.py)."""
+
+    life: Life
+    place: str
+    """Where this database is: what another one, or a copy of it, does not have."""
+    kept_at: str | None = None
+    """The place where a daemon last ran on it; None before the first, and while a new life has not been begun whole."""
+    network: str | None = None
+    """The network that it then belonged to."""
+    told: Life | None = None
+    """A further life of this node that a neighbour knows of: this database is older than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,17 @@ class Database(Protocol):
     def daemon_lock(self, code: str) -> AbstractContextManager[None]:
         """Held while a daemon (or `--once`) runs. Raises ConfigError when another one holds it. Freed by the
         operating system or the server when the process dies."""
+        ...
+
+    def standing(self) -> Standing: ...
+
+    def keep_at(self, place: str, network: str) -> None:
+        """This is where the node lives from now on."""
+        ...
+
+    def begin_life(self, life: Life, *, links: bool) -> None:
+        """Begins the incarnation `life`, whose sessions come after `life.session`. Versions that are there keep their
+        origins. `links` False: what is known of neighbours is forgotten, as if there had never been any."""
         ...
 
     def figures(self) -> Figures: ...

@@ -28,9 +28,10 @@ from typing import Any
 
 from dispatcher.delivery import Flight
 from dispatcher.parking import FORCE_ATTEMPTS
-from dispatcher.ports import Backlog, Letter, NodeView
+from dispatcher.ports import Backlog, Letter, Life, NodeView
 from dispatcher.receiving import Receiver
 from dispatcher.sending import Sender
+from node.buses.end_marks import life_of
 from node.databases.sqlite.database import SqliteDatabase
 from node.service import node_view
 from schemas.compilation import compile_structure, generate_package, tables_needed
@@ -162,6 +163,10 @@ class SimBus:
     def backlog(self, sender: str) -> Backlog:
         letters = self.links[sender, self.node].letters
         return Backlog(len(letters), sum(len(letter.payload) for letter in letters))
+
+    def sent_up_to(self, to: str) -> Life | None:
+        letters = self.links[self.node, to].letters
+        return life_of(letters[-1].payload) if letters else None
 
     def gap(self, sender: str) -> str | None:
         return None

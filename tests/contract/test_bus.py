@@ -15,13 +15,14 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from dispatcher.ports import Bus, Letter
+from dispatcher.ports import Bus, Letter, Life
 from node.buses import open_bus
 from node.buses.kafka.settings import MESSAGE_BYTES_MAX, RECORD_OVERHEAD_BYTES
 from node.buses.kafka.topics import aside_topic_of, topic_of
 from node.buses.memory import MemoryBus, MemoryNetwork
 from schemas.errors import UnavailableError
-from tests.contract.letters import PATIENCE_S, names, parts, receive, session
+from schemas.stamp import Stamp
+from tests.contract.letters import FIRST, PATIENCE_S, names, parts, receive, session
 from tests.kafka_broker import kafka_bootstrap
 
 
@@ -400,3 +401,15 @@ def test_a_bus_is_opened_by_its_url(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             open_bus(url, "retail", "00", ["01"])
         assert "folder:" in caught.value.hint
+
+
+def test_the_newest_of_ones_own_letters_is_known_while_it_is_there(world: World) -> None:
+    """A database that knows of less was restored from a backup."""
+    sender = world.bus("00", "01")
+    receiver = world.receiver("01", "00")
+    assert sender.sent_up_to("01") is None
+    sender.publish("01", session("00", "01", 1))
+    sender.publish("01", session("00", "01", 2))
+    assert sender.sent_up_to("01") == Life(1763800000, Stamp(FIRST + 2))
+    assert world.bus("00", "01").sent_up_to("01") == Life(1763800000, Stamp(FIRST + 2))
+    assert len(receive(receiver, "00", 4)) == 4

@@ -7,6 +7,7 @@ access rights, lag and a bad message are each link's own (docs: kafka.md's desig
     publishing   one idempotent producer, every delivery report looked at
     inbox        what has come from one sender: pure bookkeeping
     receiving    one consumer, assigned to the positions that the node's database keeps
+    looking      what the end of an outgoing topic says of this node
     bus          KafkaBus
 """
 

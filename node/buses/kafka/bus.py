@@ -16,9 +16,10 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from dispatcher.events import event
-from dispatcher.ports import Backlog, Letter
+from dispatcher.ports import Backlog, Letter, Life
 from node.buses.kafka.encoding import NAME, decode
 from node.buses.kafka.inbox import Inbox, Record
+from node.buses.kafka.looking import last_life
 from node.buses.kafka.publishing import Publisher
 from node.buses.kafka.receiving import Receiver
 from node.buses.kafka.settings import KafkaSettings, reason_of
@@ -135,6 +136,10 @@ class KafkaBus:
             if left_s <= 0:
                 return
             self._receiver.wait(left_s)
+
+    def sent_up_to(self, to: str) -> Life | None:
+        """Needs the right to read the topic, which a node may lack for those that it writes: then nothing is known."""
+        return last_life(self._settings, self._outgoing[to])
 
     def gap(self, sender: str) -> str | None:
         """What is missing from the topic before what `receive` hands out; None when nothing is."""

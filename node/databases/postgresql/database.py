@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import orjson
+import psycopg
+from sqlalchemy.engine import make_url
 
-from dispatcher.ports import Content, Figures, Parked
-from node.databases import Installed, Story
+from dispatcher.ports import Content, Figures, Life, Parked
+from node.databases import Installed, Standing, Story
 from node.databases.postgresql import capture, figures, parking, reflection, stamping
 from node.databases.postgresql.checking import check
 from node.databases.postgresql.connecting import Connection, Connections, Statement, Transaction, streamed, translated
@@ -63,6 +65,20 @@ SELECT r.stamp, r.origin, r.seen::text, r.mark, r.source, r.gone,
 FROM (SELECT $1::smallint AS type, $2::text COLLATE "C" AS key) i
 LEFT JOIN kod.register r ON r.type = i.type AND r.key = i.key"""
 
+_STANDING = """
+SELECT n.incarnation, n.last_session, n.kept_at, n.network, n.told_incarnation, n.told_session, d.oid, d.datname
+FROM kod.node n JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()"""
+
+_BEGIN_LIFE = """
+UPDATE kod.node SET incarnation = $1::bigint, origin = code || '.' || $1, last_session = $2::bigint, kept_at = NULL,
+  told_incarnation = NULL, told_session = NULL"""
+
+_FORGET_LINKS = """
+WITH outgoing AS (DELETE FROM kod.outgoing), incoming AS (DELETE FROM kod.incoming),
+  received AS (DELETE FROM kod.received), ahead AS (DELETE FROM kod.ahead), pending AS (DELETE FROM kod.pending),
+  presence AS (DELETE FROM kod.presence)
+UPDATE kod.register SET source = NULL WHERE source IS NOT NULL"""
+
 _COLLISIONS = """
 SELECT c.id, t.name, c.key, c.policy, c.sender, c.at, c.winner_stamp, c.winner_origin, c.winner_text,
        c.loser_stamp, c.loser_origin, c.loser_text
@@ -75,6 +91,8 @@ class PostgresqlDatabase:
     def __init__(self, url: str) -> None:
         self._connections = Connections(url)
         self._daemon_lock = DaemonLock(self._connections)
+        address = make_url(url)
+        self._server = f"{address.host or address.query.get('host') or 'localhost'}:{address.port or 5432}"
 
     # --- what is there
 
@@ -121,6 +139,28 @@ class PostgresqlDatabase:
 
     def daemon_lock(self, code: str) -> AbstractContextManager[None]:
         return self._daemon_lock.held(code)
+
+    # --- whose life this is
+
+    def standing(self) -> Standing:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            row = connection.execute(_STANDING).fetchone()
+            assert row is not None
+            incarnation, session, kept_at, network, *told, number, name = row
+            place = f"{name} (oid {number}) at {self._server}, system {_system_identifier(connection)}"
+        told_life = Life(*told) if told[0] is not None else None
+        return Standing(Life(incarnation, Stamp(session)), place, kept_at, network, told_life)
+
+    def keep_at(self, place: str, network: str) -> None:
+        with self._connections.connection() as connection:
+            connection.execute("UPDATE kod.node SET kept_at = $1, network = $2", (place, network))
+
+    def begin_life(self, life: Life, *, links: bool) -> None:
+        with self._connections.transaction() as transaction:
+            transaction.queue(Statement(_BEGIN_LIFE, tuple(map(str, life))))
+            if not links:
+                transaction.queue(Statement(_FORGET_LINKS))
 
     # --- the commands'
 
@@ -247,6 +287,15 @@ class PostgresqlDatabase:
 
 def _text(number: int | None) -> str | None:
     return None if number is None else str(number)
+
+
+def _system_identifier(connection: Connection) -> str:
+    """The cluster's. A replica that was promoted has it too: a failover is no move."""
+    try:
+        row = connection.execute("SELECT system_identifier FROM pg_catalog.pg_control_system()").fetchone()
+    except psycopg.errors.InsufficientPrivilege:  # where the server keeps it from us, name and address have to do
+        return "unknown"
+    return str(row[0]) if row else "unknown"
 
 
 def _must_be_installed(connection: Connection) -> None:

@@ -89,6 +89,9 @@ WHERE r.mark >= 0 AND (r.source IS NOT DISTINCT FROM $3
   OR NOT EXISTS (SELECT FROM kod.outgoing o WHERE o.node = $3 AND r.mark > o.position))
 ON CONFLICT (node, type, key) DO UPDATE SET mark = excluded.mark"""
 
+_DOUBT = f"""
+UPDATE kod.register r SET source = NULL FROM {ITEMS} i WHERE r.type = i.type AND r.key = i.key AND r.source = $3"""
+
 _JOURNAL = f"""
 INSERT INTO kod.collisions (type, key, winner_stamp, winner_origin, winner_text, loser_stamp, loser_origin, loser_text,
                             policy, sender, at)
@@ -294,6 +297,11 @@ class PostgresqlReceivingView:
     def answer_back(self, node: str, items: Sequence[Item]) -> None:
         if items:
             self._transaction.queue(Statement(_ANSWER, (*self._ids.items(items), node)))
+
+    def doubt(self, items: Sequence[Item]) -> None:
+        if items:
+            self._transaction.queue(Statement(_DOUBT, (*self._ids.items(items), self._sender)))
+            self.answer_back(self._sender, items)
 
     def journal(self, collisions: Sequence[Collision]) -> None:
         rows = [

@@ -41,7 +41,11 @@ CREATE TABLE kod.node (
   missed bigint NOT NULL DEFAULT 0,
   send_streams_max integer,
   receive_streams_max integer,
-  capture text NOT NULL DEFAULT ''
+  capture text NOT NULL DEFAULT '',
+  kept_at text,
+  network text,
+  told_incarnation bigint,
+  told_session bigint
 );
 CREATE TABLE kod.types (
   id smallint PRIMARY KEY,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import orjson
 
-from dispatcher.ports import Change, Figures, Incoming, Outgoing, Parked, ReceivingView, SendingView, Sent
+from dispatcher.ports import Change, Figures, Incoming, Life, Outgoing, Parked, ReceivingView, SendingView, Sent
 from node.databases.postgresql import capture, figures, parking
 from node.databases.postgresql.connecting import Connection, Connections, Statement, UnreadableError, translated
 from node.databases.postgresql.daemon import DaemonLock
@@ -47,7 +47,8 @@ FROM kod.outgoing o ORDER BY o.node"""
 
 _INCOMING = """
 SELECT i.incarnation, i.session, i.completed, i.position,
-  ARRAY(SELECT number FROM kod.received r WHERE r.node = i.node AND r.session = i.session)
+  ARRAY(SELECT number FROM kod.received r WHERE r.node = i.node AND r.session = i.session),
+  i.fault IS NOT NULL AND EXISTS (SELECT FROM kod.outgoing o WHERE o.node = i.node AND o.wish IS NULL)
 FROM kod.incoming i WHERE i.node = $1"""
 
 # $1 the neighbours: others are served no more.
@@ -117,6 +118,14 @@ DELETE FROM kod.pending p USING {_CHANGES} WHERE p.node = $1 AND p.type = t AND 
 _DEFERRED = f"""
 INSERT INTO kod.pending AS p (node, type, key, mark) SELECT $1, t, k, m FROM {_CHANGES}
 ON CONFLICT (node, type, key) DO UPDATE SET mark = greatest(p.mark, excluded.mark)"""
+
+_NEW_INCARNATION = """
+WITH received AS (DELETE FROM kod.received WHERE node = $1)
+UPDATE kod.incoming SET incarnation = $2::bigint, session = NULL, completed = NULL WHERE node = $1"""
+
+_TOLD = """
+UPDATE kod.node SET told_incarnation = $1::bigint, told_session = $2::bigint
+WHERE (incarnation, last_session) < ($1::bigint, $2::bigint)"""
 
 _LINK_FAULT = """
 INSERT INTO kod.incoming AS i (node, fault) VALUES ($1, $2)
@@ -199,8 +208,8 @@ class PostgresqlStore:
             row = connection.execute(_INCOMING, (node,)).fetchone()
         if row is None:
             return Incoming(node)
-        incarnation, session, completed, position, done = row
-        return Incoming(node, incarnation, session, frozenset(done), completed, position)
+        incarnation, session, completed, position, done, catching_up = row
+        return Incoming(node, incarnation, session, frozenset(done), completed, position, catching_up)
 
     def streams(self) -> tuple[int | None, int | None]:
         with self._connections.connection() as connection:
@@ -346,6 +355,14 @@ class PostgresqlStore:
         with self._connections.connection() as connection:
             asked = "UPDATE kod.outgoing SET restart = greatest(restart, $2) WHERE node = $1"
             connection.execute(asked, (node, 2 if lost else 1))
+
+    def new_incarnation(self, node: str, incarnation: int) -> None:
+        with self._connections.connection() as connection:
+            connection.execute(_NEW_INCARNATION, (node, str(incarnation)))
+
+    def told(self, life: Life) -> bool:
+        with self._connections.connection() as connection:
+            return connection.execute(_TOLD, tuple(map(str, life))).rowcount > 0
 
     def restart(self, node: str) -> None:
         with self._connections.transaction() as transaction:

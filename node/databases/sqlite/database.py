@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Content, Figures, Parked
-from node.databases import Installed, Story
+from dispatcher.ports import Content, Figures, Life, Parked
+from node.databases import Installed, Standing, Story
 from node.databases.sqlite import capture, figures, parking, reflection, registers
 from node.databases.sqlite.connection import connect, path_of, transaction, translated
 from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
@@ -213,6 +213,40 @@ class SqliteDatabase:
             yield
         finally:
             os.close(descriptor)
+
+    # --- whose life this is
+
+    def standing(self) -> Standing:
+        with self._connected(installed=True) as connection:
+            row = connection.execute(
+                "SELECT incarnation, coalesce(last_session, 0), kept_at, network, told_incarnation, told_session "
+                "FROM kod_node"
+            ).fetchone()
+        incarnation, session, kept_at, network, *told = row
+        return Standing(
+            Life(incarnation, Stamp(session)),
+            f"{self._path.resolve()}, inode {self._path.stat().st_ino}",
+            kept_at,
+            network,
+            Life(*told) if told[0] is not None else None,
+        )
+
+    def keep_at(self, place: str, network: str) -> None:
+        with self._connected(installed=True) as connection, transaction(connection):
+            connection.execute("UPDATE kod_node SET kept_at = ?, network = ?", (place, network))
+
+    def begin_life(self, life: Life, *, links: bool) -> None:
+        with self._connected(installed=True) as connection, transaction(connection):
+            connection.execute(
+                "UPDATE kod_node SET incarnation = ?, origin = code || '.' || ?, last_session = ?, kept_at = NULL, "
+                "told_incarnation = NULL, told_session = NULL",
+                (life.incarnation, life.incarnation, life.session),
+            )
+            if links:
+                return
+            for table in ("kod_outgoing", "kod_incoming", "kod_received", "kod_ahead", "kod_pending", "kod_presence"):
+                connection.execute(f"DELETE FROM {table}")
+            connection.execute("UPDATE kod_register SET source = NULL")
 
     # --- the commands'
 

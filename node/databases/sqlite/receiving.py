@@ -168,6 +168,13 @@ class SqliteReceivingView:
             [{"node": node, "type": self._type_ids[item.type], "key": item.key} for item in items],
         )
 
+    def doubt(self, items: Sequence[Item]) -> None:
+        self._connection.executemany(
+            "UPDATE kod_register SET source = NULL WHERE type = ? AND key = ? AND source = ?",
+            [(self._type_ids[item.type], item.key, self._sender) for item in items],
+        )
+        self.answer_back(self._sender, items)
+
     def journal(self, collisions: Sequence[Collision]) -> None:
         self._connection.executemany(
             "INSERT INTO kod_collisions (type, key, winner_stamp, winner_origin, winner_text, loser_stamp, "

@@ -31,7 +31,11 @@ _TABLES = {
         missed INTEGER NOT NULL DEFAULT 0,
         send_streams_max INTEGER,
         receive_streams_max INTEGER,
-        last_session_facts TEXT)""",
+        last_session_facts TEXT,
+        kept_at TEXT,
+        network TEXT,
+        told_incarnation INTEGER,
+        told_session INTEGER)""",
     "kod_journal": "CREATE TABLE kod_journal (mode TEXT NOT NULL)",
     "kod_types": """CREATE TABLE kod_types (
         id INTEGER PRIMARY KEY,

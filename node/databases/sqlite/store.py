@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dispatcher.ports import Figures, Incoming, Outgoing, Parked, ReceivingView, SendingView, Sent
+from dispatcher.ports import Figures, Incoming, Life, Outgoing, Parked, ReceivingView, SendingView, Sent
 from node.databases.sqlite import capture, parking, registers
 from node.databases.sqlite.connection import begin, connect, transaction, translated
 from node.databases.sqlite.figures import figures
@@ -143,13 +143,17 @@ class SqliteStore:
         with self._asking, translated(self._path):
             asker = self._open_asker()
             row = asker.execute(
-                "SELECT incarnation, session, completed, position FROM kod_incoming WHERE node = ?", (node,)
+                "SELECT incarnation, session, completed, position, fault IS NOT NULL AND EXISTS "
+                "(SELECT 1 FROM kod_outgoing o WHERE o.node = i.node AND o.wish IS NULL) "
+                "FROM kod_incoming i WHERE node = ?",
+                (node,),
             ).fetchone()
             if row is None:
                 return Incoming(node)
-            incarnation, session, completed, position = row
+            incarnation, session, completed, position, catching_up = row
             done = asker.execute("SELECT number FROM kod_received WHERE node = ? AND session = ?", (node, session))
-            return Incoming(node, incarnation, session, frozenset(n for (n,) in done), completed, position)
+            numbers = frozenset(n for (n,) in done)
+            return Incoming(node, incarnation, session, numbers, completed, position, bool(catching_up))
 
     def streams(self) -> tuple[int | None, int | None]:
         with self._asking, translated(self._path):
@@ -296,6 +300,25 @@ class SqliteStore:
         with self._writing() as connection:
             connection.execute(
                 "UPDATE kod_outgoing SET restart = max(restart, ?) WHERE node = ?", (2 if lost else 1, node)
+            )
+
+    def new_incarnation(self, node: str, incarnation: int) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.execute("DELETE FROM kod_received WHERE node = ?", (node,))
+            connection.execute(
+                "UPDATE kod_incoming SET incarnation = ?, session = NULL, completed = NULL WHERE node = ?",
+                (incarnation, node),
+            )
+
+    def told(self, life: Life) -> bool:
+        with self._writing() as connection:
+            return (
+                connection.execute(
+                    "UPDATE kod_node SET told_incarnation = :incarnation, told_session = :session "
+                    "WHERE (incarnation, coalesce(last_session, 0)) < (:incarnation, :session)",
+                    life._asdict(),
+                ).rowcount
+                > 0
             )
 
     def restart(self, node: str) -> None:

@@ -1,0 +1,93 @@
+"""Whose life a database holds: what is let in, what is refused, and what it is told to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dispatcher.ports import Life
+from node.databases import Standing
+from node.identity import NodeFile, Note, age_fault, place_fault
+from schemas.errors import ConfigError
+from schemas.network import Network
+from schemas.stamp import Stamp
+
+LIFE = Life(1_763_800_000, Stamp(1_763_800_500_000))
+LATER = Life(LIFE.incarnation, Stamp(LIFE.session + 1))
+HERE, THERE = "/srv/01.sqlite, inode 7", "/tmp/01.sqlite, inode 8"
+KEPT = Standing(LIFE, HERE, HERE, "retail")
+
+
+def test_the_database_that_it_was_is_let_in() -> None:
+    """With its file, without it, and when the file has not been written for a while."""
+    for note in (None, Note(LIFE, HERE), Note(Life(LIFE.incarnation, Stamp(1)), HERE)):
+        assert age_fault(KEPT, note, "01") is None
+        assert place_fault(KEPT, note, "retail", "01") is None
+
+
+def test_a_new_node_is_let_in() -> None:
+    assert age_fault(Standing(LIFE, HERE), None, "01") is None
+    assert place_fault(Standing(LIFE, HERE), None, "retail", "01") is None
+
+
+@pytest.mark.parametrize(
+    ("standing", "note"),
+    [
+        (Standing(LIFE, THERE, HERE, "retail"), None),
+        (Standing(LIFE, THERE, HERE, "retail"), Note(LIFE, HERE)),
+        (Standing(LIFE, THERE, THERE, "retail"), Note(LIFE, HERE)),
+    ],
+    ids=["by the database", "by both", "by the file"],
+)
+def test_another_place_is_refused_with_both_ways_out(standing: Standing, note: Note | None) -> None:
+    """A copy's daemon would take the live node's messages."""
+    fault = place_fault(standing, note, "retail", "01")
+    assert fault is not None
+    assert "--moved" in fault.hint
+    assert "--copy" in fault.hint
+    assert HERE in fault.text
+
+
+def test_another_network_is_refused() -> None:
+    fault = place_fault(KEPT, None, "retail-test", "01")
+    assert fault is not None
+    assert "--copy" in fault.hint
+
+
+@pytest.mark.parametrize(
+    ("standing", "note"),
+    [
+        (KEPT, Note(LATER, HERE)),
+        (KEPT, Note(Life(LIFE.incarnation + 1, Stamp(0)), HERE)),
+        (Standing(LIFE, HERE, HERE, "retail", told=LATER), Note(LIFE, HERE)),
+        (Standing(LIFE, HERE), Note(Life(LIFE.incarnation - 50, Stamp(3)), HERE)),
+    ],
+    ids=["sessions", "an earlier incarnation", "a neighbour knows more", "installed anew"],
+)
+def test_a_database_that_has_not_come_so_far_is_to_be_recovered(standing: Standing, note: Note) -> None:
+    """It would give versions and sessions again that others know already."""
+    fault = age_fault(standing, note, "01")
+    assert fault is not None
+    assert "kod recover --node 01" in fault.hint
+
+
+def test_the_nodes_file_is_read_as_it_was_written_and_never_guessed(tmp_path: Path) -> None:
+    """A broken file must not let a copy in."""
+    file = NodeFile(Network("retail", "folder:x", {}, tmp_path / "nodes.yaml", state=tmp_path / "state"), "01")
+    assert file.read() is None
+    file.write(Note(LIFE, HERE))
+    assert file.read() == Note(LIFE, HERE)
+    assert file.path == tmp_path / "state" / "retail-01.json"
+    file.path.write_text("{}")
+    with pytest.raises(ConfigError, match="not what KOD wrote"):
+        file.read()
+
+
+def test_a_folder_that_may_not_be_written_is_said_at_once(tmp_path: Path) -> None:
+    """Or a restored database would go unnoticed one day."""
+    (tmp_path / "state").touch()
+    file = NodeFile(Network("retail", "folder:x", {}, tmp_path / "nodes.yaml", state=tmp_path / "state"), "01")
+    with pytest.raises(ConfigError) as error:
+        file.write(Note(LIFE, HERE))
+    assert "state:" in error.value.hint
