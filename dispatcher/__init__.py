@@ -12,6 +12,8 @@ receiving   sessions in order, their messages in parallel, what has come
 parts         messages too large for the bus, until all of them is here        (pure)
 applying    one message in one transaction
 parking     what cannot be applied waits here, and blocks nothing else
-settling      new, repeat, successor or collision; who wins                    (pure)
+settling      new, repeat, successor or collision; who wins; other faults      (pure)
+references    what an item's value refers to                                   (pure)
+purging     tombstones that nobody needs any more
 events      log lines
 """

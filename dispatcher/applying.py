@@ -4,22 +4,62 @@
 
 Rows are locked in the order of (rank of type, key) before anything is decided, so that parallel messages do not
 deadlock and a concurrent write of an application is seen, not overwritten.
+
+An item that has to wait by itself (born under a key that another item has, or stamped in the future) is held, with
+those that refer to it; the others of its message go on. Whoever calls parks what is held, in the same transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import orjson
 
-from dispatcher.ports import Accepted, Collision, Kept, Local, NodeView, ReceivingView
-from dispatcher.settling import Relation, incoming_wins, local_version, merged_seen, relation
+from dispatcher.ports import (
+    Accepted,
+    Collision,
+    Kept,
+    Local,
+    NodeView,
+    ParkedItem,
+    Reason,
+    ReceivingView,
+    Taken,
+    Waiting,
+)
+from dispatcher.references import references_of, whole_of
+from dispatcher.settling import (
+    Relation,
+    born_apart,
+    from_the_future,
+    has_seen,
+    incoming_wins,
+    local_version,
+    merged_seen,
+    relation,
+)
 from schemas.errors import InvariantError, MessageError
+from schemas.stamp import Stamp, digits
 from schemas.structure import Structure
 from serializers.digest import same
 from serializers.keys import Item, key_of
-from serializers.message import Incoming, Message, Seen
+from serializers.message import Incoming, Message, Seen, Version
+
+ENDLESS = Stamp(2**62)
+"""No stamp is beyond it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An item of a message that has to wait although nothing is wrong with the others."""
+
+    item: ParkedItem
+    incoming: Incoming
+    reason: Reason
+    supersedes: Sequence[int] = ()
+    """Parked messages that bear nothing but an older state of it."""
 
 
 @dataclass(slots=True)
@@ -31,38 +71,69 @@ class Decided:
     collisions: list[Collision] = field(default_factory=list)
     answers: list[Item] = field(default_factory=list)
     """Local versions that the sender may not have."""
+    held: list[Held] = field(default_factory=list)
+    renewed: list[Item] = field(default_factory=list)
+    """Items that moved in under a key that has become free here: they become a new version of this node, so that all
+    others learn that the clash is over."""
     rejected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What decisions depend on besides the message and what is here."""
+
+    node: NodeView
+    structure: Structure
+    origin: str
+    latest: Stamp = ENDLESS
+    """The latest stamp that is believed."""
+    waiting: Sequence[Waiting] = ()
+    """What is parked of the sender, without the message that is judged."""
+    limited: frozenset[str] = frozenset()
+    """Types of which the sender has not everything."""
+    wary: bool = False
+    """The database has refused the message for a value that must be unique: items with such values are held."""
 
 
 def apply(
     message: Message,
     view: ReceivingView,
-    node: NodeView,
-    structure: Structure,
-    origin: str,
+    judge: Judge,
     *,
     reference_wins: bool = False,
     proves: bool = True,
+    orphans: Mapping[Item, Version] | None = None,
 ) -> Decided:
-    """Locks, decides and writes the items of a message; the caller records the message and ends the transaction.
+    """Locks, decides and writes the items of a message; the caller parks what is held, records the message and ends
+    the transaction.
 
     `proves`: that the sender has what it sent. Not so when it wrote the message in an earlier life: it may have lost
     the item since, and gets it back.
 
     `reference_wins`: an item that is to be deleted, and to which something here refers, stays: it becomes a new
     version of this node, which travels to all, and the deletion goes to the journal.
+    `orphans`: items that refer to what is gone for ever, and that version: they go to the journal alone.
 
     Raises MessageError when the message is at fault, ConflictError when it may be tried again.
     """
-    incoming = keyed(message, structure)
-    local = view.lock(list(incoming))
-    decided = decide(incoming, local, view, message.header.sender, node, structure, origin)
+    sender = message.header.sender
+    incoming = keyed(message, judge.structure)
+    beside = {
+        target
+        for item, new in incoming.items()
+        if new.value is not None
+        for target in whole_of(judge.structure[item.type], new.value, judge.structure)
+    }
+    local = view.lock(list(incoming), beside=sorted(beside - incoming.keys()))
+    decided = decide(incoming, local, view, sender, judge, orphans or {})
     if reference_wins:
-        spare(decided, incoming, local, view, message.header.sender, origin)
+        spare(decided, incoming, local, view, sender, judge.origin)
     if decided.answers:  # before anything makes the sender a holder of it
-        view.answer_back(message.header.sender, decided.answers)
+        view.answer_back(sender, decided.answers)
     if decided.accepted:
         view.write(decided.accepted)
+    if decided.renewed:
+        view.touch(decided.renewed)
     if decided.kept:
         view.keep(decided.kept)
     if decided.collisions:
@@ -132,29 +203,197 @@ def decide(
     local: Mapping[Item, Local],
     view: ReceivingView,
     sender: str,
-    node: NodeView,
-    structure: Structure,
-    origin: str,
+    judge: Judge,
+    orphans: Mapping[Item, Version],
 ) -> Decided:
     decided = Decided()
-    concurrent: list[Item] = []
+    relations = {item: relation(local.get(item), judge.origin, new.version, new.seen) for item, new in incoming.items()}
+    concurrent = [item for item, how in relations.items() if how is Relation.CONCURRENT]
+    texts = view.contents(concurrent) if concurrent else {}
+    held = _held(incoming, local, relations, texts, view, judge)
     for item, new in incoming.items():
         here = local.get(item)
-        match relation(here, origin, new.version, new.seen):
-            case Relation.NEW:
-                seen = here.seen if here is not None else {}
-                decided.accepted.append(_accepted(item, new, here, merged_seen(new.version, new.seen, None, seen)))
-            case Relation.SUCCESSOR:
-                decided.accepted.append(_accepted(item, new, here, _seen_by(new, here, origin)))
-            case Relation.REPEAT:
-                _repeat(decided, item, new, here, origin)
-            case Relation.CONCURRENT:
-                concurrent.append(item)
-    if concurrent:
-        texts = view.contents(concurrent)
-        for item in concurrent:
-            _settle(decided, item, incoming[item], local[item], texts.get(item), sender, node, structure, origin)
+        if item in orphans:
+            _orphan(decided, item, new, here, orphans[item], sender, judge.origin)
+        elif item in held:
+            _hold(decided, item, new, held[item], judge.waiting)
+        elif relations[item] is Relation.NEW:
+            seen = here.seen if here is not None else {}
+            decided.accepted.append(_accepted(item, new, here, merged_seen(new.version, new.seen, None, seen)))
+        elif relations[item] is Relation.SUCCESSOR:
+            decided.accepted.append(_accepted(item, new, here, _seen_by(new, here, judge.origin)))
+        elif relations[item] is Relation.REPEAT:
+            _repeat(decided, item, new, here, judge.origin)
+        else:
+            _settle(decided, item, new, local[item], texts.get(item), sender, judge)
     return decided
+
+
+# --- what has to wait ---
+
+
+class Waits(NamedTuple):
+    """Why an item is held."""
+
+    reason: Reason
+    apart: bool = False
+    """Another one was born under its key."""
+    tells: Sequence[Item] = ()
+    """What the sender has to have to see the same at its end."""
+
+
+def _held(
+    incoming: Mapping[Item, Incoming],
+    local: Mapping[Item, Local],
+    relations: Mapping[Item, Relation],
+    texts: Mapping[Item, bytes | None],
+    view: ReceivingView,
+    judge: Judge,
+) -> dict[Item, Waits]:
+    held: dict[Item, Waits] = _duplicates(incoming, relations, view, judge) if judge.wary else {}
+    for item, new in incoming.items():
+        here = local.get(item)
+        if relations[item] is Relation.REPEAT:
+            continue
+        if from_the_future(here, new.version, judge.latest):
+            held[item] = Waits(_too_early(item, new))
+        elif (
+            relations[item] is Relation.CONCURRENT
+            and here is not None
+            and here.exists
+            and new.value is not None
+            and _apart(item, new, here, judge)
+            and not _same(item, texts.get(item), new, judge.structure)
+        ):
+            held[item] = Waits(_two_births(item, new, here, judge.origin), apart=True, tells=(item,))
+    if held or judge.waiting:
+        _hold_dependents(held, incoming, local, relations, view, judge)
+    return held
+
+
+def _duplicates(
+    incoming: Mapping[Item, Incoming], relations: Mapping[Item, Relation], view: ReceivingView, judge: Judge
+) -> dict[Item, Waits]:
+    """Items with a unique value that an item beyond the message has."""
+    values = {
+        item: new.value
+        for item, new in incoming.items()
+        if new.value is not None and relations[item] is not Relation.REPEAT
+    }
+    held = {}
+    for item, clashes in view.taken(values).items():
+        others = [clash for clash in clashes if clash.by not in incoming]
+        if others:
+            tells = [clash.by for clash in others if clash.by.type not in judge.limited]
+            held[item] = Waits(_duplicate(item, others), tells=tells)
+    return held
+
+
+def _duplicate(item: Item, clashes: Sequence[Taken]) -> Reason:
+    same_as = "; ".join(
+        f"{', '.join(clash.properties)} is the same as that of {clash.by.type} {clash.by.key}" for clash in clashes
+    )
+    text = f"duplicate: {item.type} {item.key}: {same_as}, and has to be unique"
+    hint = "change it in one of the two; the other then arrives by itself"
+    return Reason(f"{text} (try: {hint})", tuple(clash.by for clash in clashes))
+
+
+def _apart(item: Item, new: Incoming, here: Local, judge: Judge) -> bool:
+    item_type = judge.structure[item.type]
+    version = local_version(here, judge.origin)
+    if version is None or not (item_type.is_object and item_type.invented_key):
+        return False
+    return born_apart(version, here.seen, new.version, new.seen)
+
+
+def _hold_dependents(
+    held: dict[Item, Waits],
+    incoming: Mapping[Item, Incoming],
+    local: Mapping[Item, Local],
+    relations: Mapping[Item, Relation],
+    view: ReceivingView,
+    judge: Judge,
+) -> None:
+    """Holds what refers to an item that waits and is not here, or is another one here."""
+    targets = {
+        item: references_of(judge.structure[item.type], new.value, judge.structure) - {item}
+        for item, new in incoming.items()
+        if new.value is not None and relations[item] is not Relation.REPEAT
+    }
+    parked = {one.item: one.apart for waiting in judge.waiting for one in waiting.items if one.item not in incoming}
+    referred = {target for of_item in targets.values() for target in of_item if target in parked}
+    here = view.contents([target for target in sorted(referred) if not parked[target]]) if referred else {}
+    blocking = {target for target in referred if parked[target] or here.get(target) is None}
+    blocking |= {item for item, waits in held.items() if waits.apart or not (item in local and local[item].exists)}
+    grown = bool(blocking)
+    while grown:
+        grown = False
+        for item, of_item in targets.items():
+            behind = sorted(of_item & blocking)
+            if behind and item not in held:
+                held[item] = Waits(_behind(item, behind))
+                grown = True
+                if item not in local or not local[item].exists:
+                    blocking.add(item)
+
+
+def _too_early(item: Item, new: Incoming) -> Reason:
+    return Reason(
+        f"{item.type} {item.key}: its stamp {digits(new.version.stamp)} is in the future; it is applied when that time"
+        f" comes (try: set the clock of node {new.version.origin.partition('.')[0]} right; `kod parked retry ID`"
+        " applies it now)",
+        (item,),
+    )
+
+
+def _two_births(item: Item, new: Incoming, here: Local, origin: str) -> Reason:
+    version = local_version(here, origin)
+    ours = version.origin.partition(".")[0] if version is not None else origin
+    theirs = new.version.origin.partition(".")[0]
+    return Reason(
+        f"{item.type} {item.key}: nodes {ours} and {theirs} gave birth to different items under this generated key;"
+        f" neither is overwritten (try: give one of them another key, or delete it, at node {ours} or {theirs}, and set"
+        " `identity: {step, offset}` for these nodes, then `kod install`; in SQLite let the application give the keys)",
+        (item,),
+    )
+
+
+def _behind(item: Item, behind: Sequence[Item]) -> Reason:
+    names = ", ".join(f"{target.type} {target.key}" for target in behind)
+    return Reason(f"{item.type} {item.key}: it refers to {names}, which waits itself", tuple(behind))
+
+
+def _hold(decided: Decided, item: Item, new: Incoming, waits: Waits, waiting: Sequence[Waiting]) -> None:
+    older = []
+    for parked in waiting:
+        for one in parked.items:
+            if one.item != item:
+                continue
+            if one.version.origin == new.version.origin and one.version.stamp >= new.version.stamp:
+                decided.rejected += 1  # it waits already, or a newer state of it
+                return
+            if len(parked.items) == 1 and has_seen(new.version, new.seen, one.version):
+                older.append(parked.id)
+    decided.held.append(Held(ParkedItem(item, new.version, waits.apart), new, waits.reason, older))
+    decided.answers.extend(told for told in waits.tells if told not in decided.answers)
+
+
+def _orphan(
+    decided: Decided, item: Item, new: Incoming, here: Local | None, gone: Version, sender: str, origin: str
+) -> None:
+    """Nobody is left who could bring what it refers to: it goes to the journal."""
+    version = local_version(here, origin) if here is not None else None
+    text = None if new.value is None else orjson.dumps(new.value)
+    decided.collisions.append(Collision(item, version or gone, new.version, None, text, "orphan", sender))
+    if here is not None and version is not None:
+        decided.kept.append(Kept(item, merged_seen(version, here.seen, new.version, new.seen)))
+
+
+def _same(item: Item, text: bytes | None, new: Incoming, structure: Structure) -> bool:
+    return same(structure[item.type], None if text is None else orjson.loads(text), new.value)
+
+
+# --- what is decided ---
 
 
 def _accepted(item: Item, new: Incoming, here: Local | None, seen: Seen, *, write: bool = True) -> Accepted:
@@ -181,26 +420,20 @@ def _repeat(decided: Decided, item: Item, new: Incoming, here: Local | None, ori
 
 
 def _settle(
-    decided: Decided,
-    item: Item,
-    new: Incoming,
-    here: Local,
-    text: bytes | None,
-    sender: str,
-    node: NodeView,
-    structure: Structure,
-    origin: str,
+    decided: Decided, item: Item, new: Incoming, here: Local, text: bytes | None, sender: str, judge: Judge
 ) -> None:
     """A concurrent version: equal contents are no collision; else the policy decides and the loser is journalled."""
-    item_type = structure[item.type]
-    version = local_version(here, origin)
+    version = local_version(here, judge.origin)
     if version is None:
         raise InvariantError("a collision with nothing")
-    equal = same(item_type, None if text is None else orjson.loads(text), new.value)
-    policy = "newest" if equal else item_type.collision
+    equal = _same(item, text, new, judge.structure)
+    if not equal and _apart(item, new, here, judge):
+        _one_left(decided, item, new, here, version, judge.origin)
+        return
+    policy = "newest" if equal else judge.structure[item.type].collision
     new_text = None if new.value is None else orjson.dumps(new.value)
-    if incoming_wins(policy, version, new.version, from_parent=sender == node.parent):
-        decided.accepted.append(_accepted(item, new, here, _seen_by(new, here, origin), write=not equal))
+    if incoming_wins(policy, version, new.version, from_parent=sender == judge.node.parent):
+        decided.accepted.append(_accepted(item, new, here, _seen_by(new, here, judge.origin), write=not equal))
         winner, loser, winner_text, loser_text = new.version, version, new_text, text
     else:
         decided.kept.append(Kept(item, merged_seen(version, here.seen, new.version, new.seen)))
@@ -209,3 +442,13 @@ def _settle(
         winner, loser, winner_text, loser_text = version, new.version, text, new_text
     if not equal:
         decided.collisions.append(Collision(item, winner, loser, winner_text, loser_text, policy, sender))
+
+
+def _one_left(decided: Decided, item: Item, new: Incoming, here: Local, version: Version, origin: str) -> None:
+    """Of two items that were born under one key one is gone: that deletion was not meant for the other."""
+    if here.exists:
+        decided.kept.append(Kept(item, merged_seen(version, here.seen, new.version, new.seen)))
+        decided.answers.append(item)
+    else:
+        decided.accepted.append(_accepted(item, new, here, _seen_by(new, here, origin)))
+        decided.renewed.append(item)

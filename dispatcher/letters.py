@@ -9,11 +9,12 @@ anew each time it is asked for and not kept: what goes to forty neighbours is no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 from dispatcher.ports import Letter
 from serializers.message import Header, body_bytes, payload_of, payloads
+from serializers.signature import UNSIGNED, sign
 
 HEADER_BYTES_MAX = 1000
 """More than a header's, so that it need not be written to know that a message is below a bus's limit."""
@@ -37,15 +38,20 @@ EMPTY = Body.of(())
 class Letters(Sequence[Letter]):
     """To one neighbour. A message above `bytes_max` is several letters, its parts."""
 
-    def __init__(self, node: str, messages: Sequence[tuple[Header, Body]], bytes_max: int | None) -> None:
+    def __init__(
+        self, node: str, messages: Sequence[tuple[Header, Body]], bytes_max: int | None, key: bytes | None = None
+    ) -> None:
+        """`key`: by which each letter is signed."""
         self._node = node
+        self._key = key
         self._made: list[Letter | tuple[Header, Body]] = []
-        for header, body in messages:
+        for plain, body in messages:
+            header = plain if key is None else replace(plain, extra={**plain.extra, "signature": UNSIGNED})
             if bytes_max is None or len(body.text) + HEADER_BYTES_MAX <= bytes_max or header.is_end_mark:
                 self._made.append((header, body))
             else:
                 parts = payloads(header, body.text, bytes_max)
-                self._made += [Letter(node, header.name, payload) for payload in parts]
+                self._made += [self._letter(header, payload) for payload in parts]
 
     def __len__(self) -> int:
         return len(self._made)
@@ -63,4 +69,7 @@ class Letters(Sequence[Letter]):
         if isinstance(made, Letter):
             return made
         header, body = made
-        return Letter(self._node, header.name, payload_of(header, body.text))
+        return self._letter(header, payload_of(header, body.text))
+
+    def _letter(self, header: Header, payload: bytes) -> Letter:
+        return Letter(self._node, header.name, payload if self._key is None else sign(payload, self._key))

@@ -6,22 +6,27 @@
 A message waits for what it refers to, for an upgrade, or for a person. A newer state of its items heals it by itself:
 tried again, they are repeats. A deletion that something here still refers to waits until what may free it is applied;
 then the reference wins, and the node that holds the reference writes the item again (correctness.md).
+
+Of a message that could be applied but for some items (dispatcher.applying, Held) only these are kept, each by itself.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
-from dispatcher.applying import apply
+from dispatcher.applying import ENDLESS, Held, Judge, apply, keyed
 from dispatcher.events import event
-from dispatcher.ports import Clock, NodeView, Parked, Store
+from dispatcher.ports import Clock, Letter, NodeView, Parked, ParkedItem, Reason, ReceivingView, Store
+from dispatcher.references import references_of
 from dispatcher.review import limited_from
-from schemas.errors import ConflictError, MessageError
+from schemas.errors import ConflictError, DuplicateError, MessageError
+from schemas.network import NodeSettings
+from schemas.stamp import Stamp
 from schemas.structure import Structure
-from serializers.keys import key_text
-from serializers.message import Incoming, Message, Version, read_message
+from serializers.keys import Item, key_of
+from serializers.message import Incoming, Message, Version, only, read_message
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +38,12 @@ FORCE_ATTEMPTS = 20
 class Parking:
     """The messages of a node that wait, of all its links. Safe to use from several threads."""
 
-    def __init__(self, node: NodeView, structure: Structure, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, node: NodeView, structure: Structure, settings: NodeSettings, store: Store, clock: Clock
+    ) -> None:
         self._node = node
         self._structure = structure
+        self._skew_max_ms = settings.clock_skew_max_s * 1000
         self._store = store
         self._clock = clock
         self._turn = threading.Lock()
@@ -47,11 +55,90 @@ class Parking:
         self._waiting = True
         """There may be parked messages."""
 
-    def added(self) -> None:
-        self._waiting = True
-
     def catching_up(self, node: str, catching_up: bool) -> None:
         (self._catching_up.add if catching_up else self._catching_up.discard)(node)
+
+    def judge(
+        self,
+        sender: str,
+        view: ReceivingView,
+        besides: Sequence[Parked] = (),
+        *,
+        any_stamp: bool = False,
+        wary: bool = False,
+    ) -> Judge:
+        """What decides on a message that is applied now; `besides` are the parked ones that it is."""
+        tried = {one.id for one in besides}
+        waiting = [one for one in view.waiting() if one.id not in tried] if self._waiting else []
+        latest = ENDLESS if any_stamp else Stamp(self._clock.now() + self._skew_max_ms)
+        limited = limited_from(sender, self._node, self._structure)
+        return Judge(self._node, self._structure, self._store.origin, latest, waiting, limited, wary)
+
+    def park(self, letter: Letter, error: MessageError, view: ReceivingView) -> Reason | None:
+        """Keeps a message that could not be applied, whole; None when all of it waits already. What the sender has to
+        know to see the same at its end goes to it."""
+        items = self._items(letter.payload)
+        parked = [ParkedItem(item, new.version) for item, new in items.items()]
+        known = {(one.item, one.version) for waiting in view.waiting() for one in waiting.items}
+        if parked and all((one.item, one.version) in known for one in parked):
+            return None
+        reason, answers = self._why(error, items, view, letter.node)
+        if answers:
+            view.answer_back(letter.node, answers)
+        view.park(letter, reason, parked)
+        self._waiting = True
+        return reason
+
+    def hold(self, letter: Letter, message: Message, held: Sequence[Held], view: ReceivingView) -> None:
+        """Keeps the items of a message that have to wait by themselves."""
+        for one in held:
+            position = next(n for n, incoming in enumerate(message.items) if incoming is one.incoming)
+            view.park(Letter(letter.node, letter.name, only(letter.payload, [position])), one.reason, [one.item])
+            for older in one.supersedes:
+                view.unpark(older)
+            event(log, logging.WARNING, "item parked", node=letter.node, message=letter.name, reason=one.reason.text)
+        self._waiting |= bool(held)
+
+    def _why(
+        self, error: MessageError, items: Mapping[Item, Incoming], view: ReceivingView, sender: str
+    ) -> tuple[Reason, list[Item]]:
+        """The reason as people understand it, and the items that the sender has to hear of."""
+        text = error.text + (f" (try: {error.hint})" if error.hint else "")
+        values = {item: new.value for item, new in items.items() if new.value is not None}
+        limited = limited_from(sender, self._node, self._structure)
+        references = {
+            target
+            for item, value in values.items()
+            for target in references_of(self._structure[item.type], value, self._structure)
+        }
+        asked = sorted(references - values.keys())
+        there = view.contents(asked) if asked else {}
+        missing = [item for item in asked if there.get(item) is None]
+        if missing:
+            names = ", ".join(f"{item.type} {item.key}" for item in missing[:3]) + (" …" if len(missing) > 3 else "")
+            text += f"; not here: {names}"
+        # a tombstone that stands in the way: where it came from the other way round, the sender may not have it
+        asked = [item for item in missing if item.type not in limited]
+        gone = [item for item, here in view.lock(asked).items() if not here.exists] if asked else []
+        return Reason(text, missing), gone
+
+    def _items(self, payload: bytes) -> dict[Item, Incoming]:
+        """The items of a message that can be read; those whose type is not known here cannot."""
+        found: dict[Item, Incoming] = {}
+        try:
+            message = read_message(payload)
+        except MessageError:
+            return found
+        for new in message.items:
+            item_type = self._structure.types.get(new.type)
+            if item_type is not None:
+                try:
+                    found[
+                        Item(new.type, key_of(item_type, (new.deleted if new.value is None else new.value) or {}))
+                    ] = new
+                except MessageError:
+                    continue
+        return found
 
     def applied(self) -> None:
         """Something was applied: what waits may have waited for it."""
@@ -83,79 +170,145 @@ class Parking:
         return moved
 
     def _last_resort(self, parked: Sequence[Parked]) -> bool:
-        """One by one nothing of the link goes: all in one transaction; and where a deletion stands against a
-        reference, the reference wins, once nothing else of the link waits that may take the reference away."""
-        if len(parked) > 1 and self._try(parked):
+        """One by one nothing of the link goes: those that refer to each other in one transaction, then all. Where a
+        deletion stands against a reference, the reference wins, once nothing else of the link waits that may take the
+        reference away. What refers to something that is gone for ever goes to the journal."""
+        items = {one.id: self._items(one.payload) for one in parked}
+        tied = _tied(parked, items, self._structure)
+        if any(self._try(together) for together in tied):
             return True
-        items = {one.id: self._items(one) for one in parked}
-        newest: dict[tuple[str, str], Version] = {}
-        for key, item in (pair for pairs in items.values() for pair in pairs):
-            newest[key] = max(item.version, newest.get(key, item.version))
+        if len(parked) > 1 and [list(parked)] != tied and self._try(parked):
+            return True
+        newest: dict[Item, Version] = {}
+        for item, new in (pair for of_message in items.values() for pair in of_message.items()):
+            newest[item] = max(new.version, newest.get(item, new.version))
         changing = [
             one.id
             for one in parked
-            if any(item.value is not None and item.version == newest[key] for key, item in items[one.id])
+            if any(new.value is not None and new.version == newest[item] for item, new in items[one.id].items())
         ]
-        deleting = [one for one in parked if any(item.value is None for _, item in items[one.id])]
+        deleting = [one for one in parked if any(new.value is None for new in items[one.id].values())]
         if parked[0].node in self._catching_up:
             return False
         ripe = [one for one in deleting if one.attempts >= FORCE_ATTEMPTS or not set(changing) - {one.id}]
-        return any(self._try([one], reference_wins=True) for one in ripe)
+        return any(self._try([one], reference_wins=True) for one in ripe) or any(
+            self._journal_orphans(one, items[one.id]) for one in parked
+        )
 
-    def _items(self, parked: Parked) -> list[tuple[tuple[str, str], Incoming]]:
-        try:
-            return [(self._key_of(item), item) for item in read_message(parked.payload).items]
-        except MessageError:
-            return []
+    def _journal_orphans(self, parked: Parked, items: Mapping[Item, Incoming]) -> bool:
+        """What refers to a tombstone waits for the node that holds the reference to bring the item back. Where the
+        message is of a past life of its sender, and the present one has told all that it has, nobody will: what
+        refers to it goes to the journal, and the rest of the message is applied."""
+        known = self._store.incoming(parked.node).incarnation
+        if not items or known is None or known <= read_message(parked.payload).header.incarnation:
+            return False
+        references = {
+            item: references_of(self._structure[item.type], new.value, self._structure) - items.keys()
+            for item, new in items.items()
+            if new.value is not None
+        }
+        targets = sorted({target for of_item in references.values() for target in of_item})
+        if not targets:
+            return False
+        limited = limited_from(parked.node, self._node, self._structure)
+        gone: dict[Item, Version] = {}
+        with self._store.receiving(parked.node, forward=self._node.forwards, limited=limited) as view:
+            for target, here in view.lock([t for t in targets if t.type not in limited]).items():
+                if here.version is not None and not here.exists:
+                    gone[target] = here.version
+        orphans = {item: gone[t] for item, of_item in references.items() for t in sorted(of_item) if t in gone}
+        return bool(orphans) and self._try([parked], orphans=orphans)
 
-    def _try(self, parked: Sequence[Parked], *, reference_wins: bool = False) -> bool:
-        """Applies them in one transaction; whether that could be done."""
+    def _try(
+        self,
+        parked: Sequence[Parked],
+        *,
+        reference_wins: bool = False,
+        orphans: Mapping[Item, Version] | None = None,
+        wary: bool = False,
+    ) -> bool:
+        """Applies them in one transaction; whether that could be done, if only for some items of a message."""
         sender = parked[0].node
         limited = limited_from(sender, self._node, self._structure)
+        asked = any(one.attempts < 0 for one in parked)
         try:
             messages = [read_message(one.payload) for one in parked]
-            message = _joined(messages, self._key_of)
+            message = _joined(messages, self._structure)
             incarnation = self._store.incoming(sender).incarnation or 0
             proves = all(one.header.incarnation >= incarnation for one in messages)
             with self._store.receiving(sender, forward=self._node.forwards, limited=limited) as view:
-                apply(
-                    message,
-                    view,
-                    self._node,
-                    self._structure,
-                    self._store.origin,
-                    reference_wins=reference_wins,
-                    proves=proves,
-                )
+                judge = self.judge(sender, view, parked, any_stamp=asked, wary=wary)
+                decided = apply(message, view, judge, reference_wins=reference_wins, proves=proves, orphans=orphans)
+                if decided.held and (len(parked) > 1 or len(decided.held) == len(message.items)):
+                    raise _HeldError(decided.held[0].reason)
                 for one in parked:
                     view.unpark(one.id)
+                self.hold(Letter(sender, parked[0].name, parked[0].payload), message, decided.held, view)
         except ConflictError:
             self._due = True
             return False
-        except MessageError as error:
+        except _HeldError as error:
             if len(parked) == 1:
-                self._store.parked_again(parked[0].id, error.text)
+                self._store.parked_again(parked[0].id, error.reason)
+            return False
+        except MessageError as error:
+            if isinstance(error, DuplicateError) and not wary:
+                return self._try(parked, reference_wins=reference_wins, orphans=orphans, wary=True)
+            if len(parked) == 1:
+                self._store.parked_again(parked[0].id, self._why_again(parked[0], error, limited))
             return False
         for one in parked:
             event(log, logging.INFO, "parked message applied", node=sender, message=one.name)
         return True
 
-    def _key_of(self, item: Incoming) -> tuple[str, str]:
-        value = (item.deleted if item.value is None else item.value) or {}
-        item_type = self._structure.types.get(item.type)
-        source = value.get("Filter", value) if item_type is not None and not item_type.is_object else value
-        names = item_type.key_names if item_type is not None else ()
-        return item.type, key_text([source.get(name) for name in names])
+    def _why_again(self, parked: Parked, error: MessageError, limited: frozenset[str]) -> Reason:
+        """Looked into again only where it may be another one by now."""
+        if parked.reason.startswith(error.text) and not parked.waits_for:
+            return Reason(parked.reason)
+        with self._store.receiving(parked.node, forward=self._node.forwards, limited=limited) as view:
+            return self._why(error, self._items(parked.payload), view, parked.node)[0]
 
 
-def _joined(messages: Sequence[Message], key_of: Callable[[Incoming], tuple[str, str]]) -> Message:
+class _HeldError(Exception):
+    """Nothing of a message can be applied yet."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.text)
+        self.reason = reason
+
+
+def _tied(
+    parked: Sequence[Parked], items: Mapping[int, Mapping[Item, Incoming]], structure: Structure
+) -> list[list[Parked]]:
+    """Parked messages that refer to each other's items, as far as they do; those that are tied to none are left out."""
+    place = {item: one.id for one in parked for item in items[one.id]}
+    leader = {one.id: one.id for one in parked}
+
+    def find(number: int) -> int:
+        while leader[number] != number:
+            number = leader[number]
+        return number
+
+    for one in parked:
+        for item, new in items[one.id].items():
+            value = new.value
+            for target in references_of(structure[item.type], value, structure) if value is not None else ():
+                if target in place:
+                    leader[find(one.id)] = find(place[target])
+            leader[find(one.id)] = find(place[item])
+    groups: dict[int, list[Parked]] = {}
+    for one in parked:
+        groups.setdefault(find(one.id), []).append(one)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _joined(messages: Sequence[Message], structure: Structure) -> Message:
     """Several messages as one; of an item that is in more than one of them, the newest version."""
     if len(messages) == 1:
         return messages[0]
-    newest: dict[tuple[str, str], Incoming] = {}
+    newest: dict[Item, Incoming] = {}
     for message in messages:
-        for item in message.items:
-            key = key_of(item)
-            if key not in newest or newest[key].version < item.version:
-                newest[key] = item
+        for item, incoming in keyed(message, structure).items():
+            if item not in newest or newest[item].version < incoming.version:
+                newest[item] = incoming
     return Message(messages[-1].header, tuple(newest.values()))

@@ -82,6 +82,8 @@ class Outgoing:
     """Everything has to be offered to it again."""
     wish: str | None = None
     """Why it is to be asked to send everything again; None when there is no need."""
+    received: Stamp | None = None
+    """Its last session that is here whole; None too while something of it is missing or parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +242,33 @@ class Collision:
     sender: str
 
 
+class ParkedItem(NamedTuple):
+    """An item of a parked message. `apart`: what is here under its key is another item, born without it."""
+
+    item: Item
+    version: Version
+    apart: bool = False
+
+
+class Waiting(NamedTuple):
+    """The items of one parked message."""
+
+    id: int
+    items: Sequence[ParkedItem]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a message is parked, for people, and the items that it waits for, where they are known."""
+
+    text: str
+    waits_for: Sequence[Item] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A message that could not be applied, whole, and why; it is tried again."""
+    """A message that could not be applied, whole, and why; it is tried again. Of a message of which only some items
+    have to wait, these."""
 
     id: int
     node: str
@@ -252,6 +278,8 @@ class Parked:
     reason: str
     since: Stamp
     attempts: int
+    """-1: an administrator wants it tried at once."""
+    waits_for: Sequence[Item] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,15 +301,24 @@ class Received:
     """From the oldest change in it to now."""
 
 
+class Taken(NamedTuple):
+    """Properties of an item whose values, together unique, another item has."""
+
+    properties: tuple[str, ...]
+    by: Item
+
+
 class ReceivingView(Protocol):
     """One transaction of a receiver: a message, whole or not at all, its position with it.
 
     Application triggers of capture do not see what it writes. Raises ConflictError where the transaction may be
     tried again, MessageError where the message is at fault (it names table and constraint)."""
 
-    def lock(self, items: Sequence[Item]) -> Mapping[Item, Local]:
+    def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         """Locks the items' rows (root, sections, records) in the order given, takes in what the capture log has of
-        them, and says what is here. Items of which nothing is known are absent."""
+        them, and says what is here. Items of which nothing is known are absent. `beside`: items of types with sections
+        to which rows of these refer: writing such a reference waits for whoever writes them, so their rows are locked
+        too, in the same order."""
         ...
 
     def contents(self, items: Sequence[Item]) -> Mapping[Item, bytes | None]:
@@ -310,8 +347,16 @@ class ReceivingView(Protocol):
 
     def received(self, received: Received) -> None: ...
 
-    def park(self, letter: Letter, reason: str) -> None:
-        """Keeps the letter, whole, until it can be applied. Reason: what stands in the way, for people."""
+    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = ()) -> None:
+        """Keeps the letter, whole, until it can be applied. `items`: those of it whose keys could be told."""
+        ...
+
+    def waiting(self) -> Sequence[Waiting]:
+        """What is parked of the sender, in the order in which it came."""
+        ...
+
+    def taken(self, values: Mapping[Item, Mapping[str, Any]]) -> Mapping[Item, Sequence[Taken]]:
+        """For items that are to be written: which of their unique values other items here have."""
         ...
 
     def unpark(self, parked_id: int) -> None: ...
@@ -441,8 +486,13 @@ class Store(Protocol):
         """Whether an administrator wants parked messages tried at once."""
         ...
 
-    def parked_again(self, parked_id: int, reason: str) -> None:
+    def parked_again(self, parked_id: int, reason: Reason) -> None:
         """It was tried once more, in vain."""
+        ...
+
+    def purge_tombstones(self, mark: int, before: Stamp) -> int:
+        """Forgets what was deleted before a moment and has been looked at up to this mark; how many. What is still on
+        its way is left."""
         ...
 
     def streams(self) -> tuple[int | None, int | None]:

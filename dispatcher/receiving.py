@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,10 +28,11 @@ from dispatcher.parking import Parking
 from dispatcher.parts import Parts
 from dispatcher.ports import Bus, Clock, Incoming, Letter, Life, NodeView, Received, Store
 from dispatcher.review import limited_from
-from schemas.errors import ConflictError, IdentityError, MessageError, UnavailableError
+from schemas.errors import ConflictError, DuplicateError, IdentityError, MessageError, UnavailableError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits, from_digits
 from schemas.structure import Structure
+from serializers import signature
 from serializers.message import Header, Message, Name, UnknownVersionError, parse_name, part_of, read_message
 
 log = logging.getLogger(__name__)
@@ -104,13 +105,33 @@ class Receiver:
     """The receive dispatcher of a node: one Link for each neighbour. `streams_max` 0 stops receiving."""
 
     def __init__(
-        self, node: NodeView, structure: Structure, settings: NodeSettings, store: Store, bus: Bus, clock: Clock
+        self,
+        node: NodeView,
+        structure: Structure,
+        settings: NodeSettings,
+        store: Store,
+        bus: Bus,
+        clock: Clock,
+        keys: Mapping[str, bytes] | None = None,
     ) -> None:
+        """`keys`: by neighbour, with which its messages have to be signed."""
         self.slots = Slots(settings.receive_streams_max)
         self.workers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="apply")
-        self.parking = Parking(node, structure, store, clock)
+        self.parking = Parking(node, structure, settings, store, clock)
         self.links = {
-            sender: Link(sender, node, structure, settings, store, bus, clock, self.slots, self.workers, self.parking)
+            sender: Link(
+                sender,
+                node,
+                structure,
+                settings,
+                store,
+                bus,
+                clock,
+                self.slots,
+                self.workers,
+                self.parking,
+                key=(keys or {}).get(sender),
+            )
             for sender in node.neighbours
         }
         for link in store.outgoing():
@@ -157,7 +178,10 @@ class Link:
         slots: Slots,
         workers: ThreadPoolExecutor,
         parking: Parking,
+        *,
+        key: bytes | None = None,
     ) -> None:
+        self._key = key
         self.sender = sender
         self.node = node
         self.structure = structure
@@ -171,6 +195,8 @@ class Link:
         self.incoming: Incoming = store.incoming(sender)
         self.answers = False
         """Something was made pending for the sender since this was last looked at."""
+        self.confirmed: Stamp | None = None
+        """The last session to the sender that it has whole, as it said last."""
         self._limited = limited_from(sender, node, structure)
         self._waiting: list[Arrived] = []
         self._parts = Parts()
@@ -243,6 +269,8 @@ class Link:
         name = parse_name(letter.name)
         if name is None or (name.sender, name.to) != (self.sender, self.node.code):
             raise MessageError(f"{letter.name!r} is not the name of a message from {self.sender} to {self.node.code}")
+        if self._key is not None:
+            signature.check(letter.payload, self._key)
         carried: Sequence[Letter] = ()
         part = part_of(letter.payload)
         if part is not None:
@@ -288,6 +316,7 @@ class Link:
             if alone is None:
                 self._complete(marks[0])
             self._drop(marks)
+            self._note_confirmed(header.incarnation, marks[0].read())
             self._completed(session, catching_up=_catching_up(marks[0].read()))
         elif marks and not todo and len(self._waiting) > len(marks):
             self._drop(marks)  # messages are missing, and a later session is here: `_begin` looks at what that says
@@ -304,6 +333,7 @@ class Link:
             self.store.restart_asked(self.sender, lost=False)
             self.answers = True
         self._hear_of_own_life(header)
+        self._note_confirmed(header.incarnation, arrived.read())
         if header.extra.get("catching_up") is True:
             self._resync_begun(header.after)
         else:
@@ -335,6 +365,14 @@ class Link:
         self._drop(marks)
         self._apply_all([a for a in run if a not in marks], completing=None)
         return True
+
+    def _note_confirmed(self, incarnation: int, mark: Message) -> None:
+        """What it does not say any more does not hold any more: it may miss something by now."""
+        try:
+            said = from_digits(mark.header.extra.get("confirmed", ""))
+        except ValueError:
+            said = None
+        self.confirmed = said if incarnation == self.incoming.incarnation else None
 
     def _is_late(self, session: Stamp, incarnation: int) -> bool:
         """It belongs to a session that is whole already, or was given up when a later one began."""
@@ -414,8 +452,9 @@ class Link:
     def _apply_all(self, todo: Sequence[Arrived], *, completing: Arrived | None) -> None:
         """Applies messages of one session in parallel, the largest first; what cannot be applied is parked."""
         failed = self._apply_parallel(todo, completing)
-        if failed and len(failed) < len(todo):  # it may have needed what others of the session brought
-            failed = self._apply_parallel([arrived for arrived, _ in failed], completing)
+        duplicates = any(isinstance(error, DuplicateError) for _, error in failed)
+        if failed and (len(failed) < len(todo) or duplicates):  # it may have needed what others of the session brought
+            failed = self._apply_parallel([arrived for arrived, _ in failed], completing, wary=duplicates)
         for arrived, error in failed:
             self._park(arrived, error, completing)
             self._done([arrived])
@@ -423,13 +462,14 @@ class Link:
             self.parking.applied()
 
     def _apply_parallel(
-        self, todo: Sequence[Arrived], completing: Arrived | None
+        self, todo: Sequence[Arrived], completing: Arrived | None, *, wary: bool = False
     ) -> list[tuple[Arrived, MessageError]]:
+        """`wary`: holds items whose unique values others here have (dispatcher.applying)."""
         ordered = sorted(todo, key=lambda arrived: -len(arrived.letter.payload))
         if len(ordered) == 1 or self.slots.limit <= 1:
-            outcomes = [self._try(arrived, completing) for arrived in ordered]
+            outcomes = [self._try(arrived, completing, wary) for arrived in ordered]
         else:
-            outcomes = list(self.workers.map(lambda arrived: self._try(arrived, completing), ordered))
+            outcomes = list(self.workers.map(lambda arrived: self._try(arrived, completing, wary), ordered))
         failed = []
         for arrived, error in zip(ordered, outcomes, strict=True):
             if error is None:
@@ -438,13 +478,13 @@ class Link:
                 failed.append((arrived, error))
         return failed
 
-    def _try(self, arrived: Arrived, completing: Arrived | None) -> MessageError | None:
+    def _try(self, arrived: Arrived, completing: Arrived | None, wary: bool) -> MessageError | None:
         """None when the message is applied."""
         with self.slots.one():
             attempt = 1
             while True:
                 try:
-                    self._apply(arrived, completing)
+                    self._apply(arrived, completing, wary)
                     return None
                 except MessageError as error:
                     return error
@@ -454,12 +494,13 @@ class Link:
                     self.clock.wait(random.uniform(0.001, 0.02) * min(attempt, 10))  # noqa: S311 - jitter
                     attempt += 1
 
-    def _apply(self, arrived: Arrived, completing: Arrived | None) -> None:
+    def _apply(self, arrived: Arrived, completing: Arrived | None, wary: bool) -> None:
         message = arrived.read()
         header = message.header
         with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
             earlier = self._is_of_earlier_life(arrived)
-            decided = apply(message, view, self.node, self.structure, self.store.origin, proves=not earlier)
+            decided = apply(message, view, self.parking.judge(self.sender, view, wary=wary), proves=not earlier)
+            self.parking.hold(arrived.letter, message, decided.held, view)
             oldest = min((i.version.stamp for i in message.items if i.version.stamp > EARLIEST), default=None)
             received = self._received(arrived, header.incarnation, completing)
             if _catching_up(message):  # what is sent again says nothing of the way
@@ -469,7 +510,7 @@ class Link:
                 view.received(
                     replace(received, items=len(message.items), rejected=decided.rejected, end_to_end_ms=end_to_end_ms)
                 )
-        self.answers |= bool(decided.answers) or earlier
+        self.answers |= bool(decided.answers or decided.renewed) or earlier
         event(
             log,
             logging.DEBUG,
@@ -512,13 +553,20 @@ class Link:
 
     def _park(self, arrived: Arrived, error: MessageError, completing: Arrived | None) -> None:
         """Keeps the message, whole, with what stands in its way; as far as the link goes it is received."""
-        reason = error.text + (f" (try: {error.hint})" if error.hint else "")
-        event(log, logging.WARNING, "message parked", node=self.sender, message=arrived.letter.name, reason=reason)
         with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
-            view.park(arrived.letter, reason)
+            reason = self.parking.park(arrived.letter, error, view)
             if not self._is_of_earlier_life(arrived):
                 view.received(self._received(arrived, self.incoming.incarnation or 0, completing))
-        self.parking.added()
+        self.answers = True
+        if reason is not None:
+            event(
+                log,
+                logging.WARNING,
+                "message parked",
+                node=self.sender,
+                message=arrived.letter.name,
+                reason=reason.text,
+            )
 
     def _completed(self, session: Stamp, *, catching_up: bool) -> None:
         self.incoming = Incoming(self.sender, self.incoming.incarnation, completed=session)

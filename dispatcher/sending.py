@@ -115,8 +115,17 @@ class Sender:
     """The send dispatcher of a node. `streams_max` may be changed while it runs; 0 stops sending."""
 
     def __init__(
-        self, node: NodeView, structure: Structure, settings: NodeSettings, store: Store, bus: Bus, clock: Clock
+        self,
+        node: NodeView,
+        structure: Structure,
+        settings: NodeSettings,
+        store: Store,
+        bus: Bus,
+        clock: Clock,
+        keys: Mapping[str, bytes] | None = None,
     ) -> None:
+        """`keys`: by neighbour, with which messages to it are signed; those without one are not."""
+        self._keys = keys or {}
         self.node = node
         self.structure = structure
         self.settings = settings
@@ -233,7 +242,9 @@ class Sender:
             session = view.open_session(self.clock.now())
         header = self._header(link, session, 1, link.last_session, of=0)
         header = replace(header, extra={**header.extra, **self._received_from(link.node), **extra})
-        return self.delivery.publish(link.node, Letters(link.node, [(header, EMPTY)], self.bus.message_bytes_max))
+        return self.delivery.publish(
+            link.node, Letters(link.node, [(header, EMPTY)], self.bus.message_bytes_max, self._keys.get(link.node))
+        )
 
     def _received_from(self, node: str) -> Mapping[str, object]:
         """How far the neighbour's own sessions have come: it sees by that if its database has gone back in time."""
@@ -479,7 +490,7 @@ class Sender:
             messages.append((self._header(link, session, len(of_session) + 1, after, of=len(of_session)), EMPTY))
             after = session
         return Parcel(
-            Letters(node, messages, self.bus.message_bytes_max),
+            Letters(node, messages, self.bus.message_bytes_max, self._keys.get(node)),
             Sent(
                 node,
                 position,
@@ -507,7 +518,7 @@ class Sender:
             after=after,
             of=of,
             package=self.structure.fingerprint or None if of is not None else None,
-            extra={"catching_up": True} if link.catching_up else {},
+            extra=_extra(link, of),
         )
 
 
@@ -533,3 +544,10 @@ def _merged(classes: Iterable[tuple[tuple[str, ...], Completed]]) -> list[tuple[
         else:
             merged[number] = (merged[number][0] + nodes, completed)
     return merged
+
+
+def _extra(link: Outgoing, of: int | None) -> dict[str, object]:
+    extra: dict[str, object] = {"catching_up": True} if link.catching_up else {}
+    if of is not None and link.received is not None:
+        extra["confirmed"] = digits(link.received)
+    return extra

@@ -10,6 +10,9 @@ successors for collisions):
     repeat      V is in what L has seen             nothing; count as rejected, merge `seen`, answer back
     successor   L is in what V has seen             apply
     concurrent  otherwise                           equal contents: the larger version; else the policy of the type
+
+Two more faults are told apart here: births of different items under one key that databases invented (no version of
+either is in the history of the other), and stamps of the future, from a clock that is wrong.
 """
 
 from __future__ import annotations
@@ -66,6 +69,24 @@ def merged_seen(
             seen[origin] = stamp
     seen.pop(winner.origin, None)
     return seen
+
+
+def has_seen(version: Version, seen: Mapping[str, Stamp], other: Version) -> bool:
+    """Whether `other` is `version` itself or in its history."""
+    return other.stamp <= _newest(version, seen, other.origin)
+
+
+def born_apart(local: Version, local_seen: Mapping[str, Stamp], incoming: Version, seen: Mapping[str, Stamp]) -> bool:
+    """Whether two concurrent versions have no common ancestor. What one origin writes is a chain, so an origin that
+    is in both histories has put a common ancestor into them."""
+    return {local.origin, *local_seen}.isdisjoint({incoming.origin, *seen})
+
+
+def from_the_future(local: Local | None, incoming: Version, latest: Stamp) -> bool:
+    """Whether a version is stamped later than can be believed. An item that is here with such a stamp already goes on
+    as it is: its changes cannot but bear larger ones."""
+    known = local.version.stamp if local is not None and local.version is not None else EARLIEST
+    return incoming.stamp > latest >= known
 
 
 def incoming_wins(policy: Literal["newest", "parent"], local: Version, incoming: Version, *, from_parent: bool) -> bool:

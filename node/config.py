@@ -42,8 +42,18 @@ _LIMITS = {  # setting of a node: the least that makes sense
     "receive_portion_messages_max": 1,
     "clock_skew_max_s": 0,
     "heartbeat_s": 1,
+    "tombstones_kept_days": 1,
 }
-_NODE_KEYS = ("name", "parent", "database", "exchange", "identity", *_LIMITS)
+_NODE_KEYS = (
+    "name",
+    "parent",
+    "database",
+    "exchange",
+    "identity",
+    "signature_key",
+    "signature_key_file",
+    *_LIMITS,
+)
 _TYPE_KEYS = (
     "table",
     "reference_data",
@@ -135,6 +145,38 @@ def bus_url(network: Network, code: str) -> str:
 def kafka_settings(network: Network, code: str) -> dict[str, str]:
     """librdkafka's settings, variables filled in."""
     return {name: _filled_in(value, f"node {code!r}: kafka.{name}", network) for name, value in network.kafka.items()}
+
+
+def signature_keys(network: Network, code: str) -> dict[str, bytes]:
+    """The keys of a node's links, by neighbour, of those that have one.
+
+    Raises ConfigError that names a missing variable or file; never a key."""
+    keys = {}
+    for neighbour in network.topology.neighbours(code):
+        child = network.nodes[code if neighbour == network.nodes[code].parent else neighbour]
+        key = _signature_key(network, child)
+        if key is not None:
+            keys[neighbour] = key
+    return keys
+
+
+def _signature_key(network: Network, child: NodeSettings) -> bytes | None:
+    what = f"node {child.code!r}: signature_key"
+    if child.signature_key_file is not None:
+        try:
+            key = child.signature_key_file.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(
+                f"{network.path.name}: {what}_file: {child.signature_key_file}: {error.strerror}",
+                hint="both ends of the link need the same key in a file that only the daemon reads",
+            ) from None
+    elif child.signature_key is not None:
+        key = _filled_in(child.signature_key, what, network).encode()
+    else:
+        return None
+    if not key:
+        raise ConfigError(f"{network.path.name}: {what} is empty", hint="e.g. what `openssl rand -hex 32` prints")
+    return key
 
 
 def filled_in(network: Network, code: str) -> Network:
@@ -355,6 +397,7 @@ class _Reading:
             if name in entries and (number := marked.integer(entries[name].value, f"{what}: {name}", least)) is not None
         }
         name = self._optional(entries, "name", lambda node: marked.text(node, f"{what}: name"))
+        key, key_file = self._signature_key(entries, what)
         return NodeSettings(
             code=code,
             name=name or code,
@@ -362,8 +405,25 @@ class _Reading:
             database=self._optional(entries, "database", lambda node: self._database(code, node)) or "",
             exchange=self._own_exchange(code, entries, exchange),
             identity=self._optional(entries, "identity", lambda node: self._identity(code, node)),
+            signature_key=key,
+            signature_key_file=key_file,
             **limits,
         )
+
+    def _signature_key(self, entries: Mapping[str, Entry], what: str) -> tuple[str | None, Path | None]:
+        """The key of the link to the parent: given, or in a file."""
+        names = [name for name in ("signature_key", "signature_key_file") if name in entries]
+        for name in names:
+            if "parent" not in entries:
+                text = f"{what} has {name} and no parent"
+                self.marked.fault(entries[name].key, text, "it is of the link to the parent: say it at the child")
+        if len(names) == 2:
+            self.marked.fault(entries[names[1]].key, f"{what} has {names[0]} and {names[1]}", "one of them")
+        key, file = (
+            self._optional(entries, name, lambda node, name=name: self.marked.text(node, f"{what}: {name}"))  # type: ignore[misc]
+            for name in ("signature_key", "signature_key_file")
+        )
+        return key, self.path.parent / file if file is not None else None
 
     def _database(self, code: str, node: Node) -> str | None:
         self.lines[f"database of {code}"] = node

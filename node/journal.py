@@ -8,9 +8,11 @@ from typing import Any
 import orjson
 
 from node.databases import Database
+from schemas.errors import ConfigError
 from schemas.stamp import Stamp, digits
 from schemas.structure import Structure
-from serializers.keys import written
+from serializers.digest import differences
+from serializers.keys import Item, written
 
 
 def lines_of(database: Database, structure: Structure) -> list[dict[str, Any]]:
@@ -35,6 +37,36 @@ def _line(raw: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
     for name in ("winner", "loser"):
         line[f"{name}_value"] = _value(raw[name].get("text"))
     return line
+
+
+def differing(line: Mapping[str, Any], structure: Structure) -> list[dict[str, Any]]:
+    """What the two versions of a collision have differently, property by property; empty where one is a deletion."""
+    item_type = structure.types.get(line["type"])
+    if item_type is None or line["winner_value"] is None or line["loser_value"] is None:
+        return []
+    return [
+        {"property": found.property, "winner": found.one, "loser": found.other}
+        for found in differences(item_type, line["winner_value"], line["loser_value"])
+    ]
+
+
+def restore(database: Database, structure: Structure, collision_id: int, code: str) -> Item:
+    """Puts the losing version of a collision back, as a change that is made here and now.
+
+    Raises ConfigError where there is no such collision, MessageError where the database does not take it."""
+    raw = next((raw for raw in database.collisions() if raw["id"] == collision_id), None)
+    if raw is None:
+        raise ConfigError(
+            f"there is no collision '{collision_id}' in the journal of node {code}", hint="kod collisions lists it"
+        )
+    item_type = structure.types.get(raw["type"])
+    if item_type is None or item_type.table is None:
+        raise ConfigError(
+            f"node {code} does not keep {raw['type']} in a table", hint="restore it at a node of its journal that does"
+        )
+    item = Item(raw["type"], raw["key"])
+    database.restore(structure, item, _value(raw["loser"].get("text")))
+    return item
 
 
 def _version(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,11 +24,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from dispatcher.events import event
 from dispatcher.ports import Bus, NodeView, Store
+from dispatcher.purging import Purging
 from dispatcher.receiving import Link, Receiver
 from dispatcher.sending import Sender
 from node import identity
 from node.buses import open_bus
 from node.clock import SystemClock
+from node.config import signature_keys
 from node.databases import Database
 from node.opened import open_node
 from schemas.errors import ConfigError, ConflictError, IdentityError, InvariantError, KodError, UnavailableError
@@ -57,6 +59,7 @@ RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 SETTINGS_EVERY_S = 1
 TRIGGERS_EVERY_S = 60
 LIFE_EVERY_S = 60
+PURGE_EVERY_S = 600
 
 
 def run(network: Network, code: str, *, once: bool = False, moved: bool = False, copy: bool = False) -> int:
@@ -87,7 +90,7 @@ def opened(network: Network, code: str, admit: Callable[[Database, Bus], None]) 
         stack.callback(store.close)
         store.start(node.neighbours)
         follow = partial(identity.follow, database, network, code)
-        service = Service(node, structure, settings, store, bus, follow)
+        service = Service(node, structure, settings, store, bus, signature_keys(network, code), follow)
         stack.callback(service.close)
         yield database, service
         follow()
@@ -111,15 +114,18 @@ class Service:
         settings: NodeSettings,
         store: Store,
         bus: Bus,
+        keys: Mapping[str, bytes],
         note_life: Callable[[], None],
     ) -> None:
-        """`note_life` writes down outside of the database how far the node has come."""
+        """`keys`: the neighbours' with whom messages are signed. `note_life` writes down outside of the database how
+        far the node has come."""
         clock = SystemClock()
+        self._purging = Purging(node, settings, store, clock)
         self.node = node
         self.settings = settings
         self.store = store
-        self.sender = Sender(node, structure, settings, store, bus, clock)
-        self.receiver = Receiver(node, structure, settings, store, bus, clock)
+        self.sender = Sender(node, structure, settings, store, bus, clock, keys)
+        self.receiver = Receiver(node, structure, settings, store, bus, clock, keys)
         self.bus = bus
         self._note_life = note_life
         self._stopping = threading.Event()
@@ -257,6 +263,7 @@ class Service:
             (self._check_triggers, TRIGGERS_EVERY_S),
             (self.sender.ask_heartbeat, self.settings.heartbeat_s),
             (self._note_life, LIFE_EVERY_S),
+            (self._purge, PURGE_EVERY_S),
         ):
             scheduler.add_job(self._job, "interval", args=(job,), seconds=seconds)
         return scheduler
@@ -282,6 +289,9 @@ class Service:
             self._send_now.set()
             for arrived in self._arrived.values():
                 arrived.set()
+
+    def _purge(self) -> None:
+        self._purging.step({sender: link.confirmed for sender, link in self.receiver.links.items()})
 
     def _check_triggers(self) -> None:
         try:

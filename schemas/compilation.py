@@ -106,6 +106,7 @@ def _property(
         values=settings.enums.get(name, column.values),
         zoned=column.xml == "dateTime" and ("with time zone" in column.native or column.native == "timestamptz"),
         native=column.native + (INEXACT if column.why_inexact else ""),
+        generated=column.generated_key,
     )
 
 
@@ -220,6 +221,7 @@ def _item_type(
             _key_fields(package_type, fields),
             fields,
             collision=settings.collision,
+            invented_key=_invented(_key_fields(package_type, fields)),
         )
     table = tables.get(settings.table)
     if table is None:
@@ -277,8 +279,14 @@ def _item_type(
         collision=settings.collision,
         date=settings.columns.get(settings.date, settings.date) if settings.date else None,
         generated_key=any(f.column is not None and f.column.generated_key for f in key),
+        invented_key=_invented(key),
         uniques=uniques,
     )
+
+
+def _invented(key: Iterable[Field]) -> bool:
+    """As the package says, so that every node says the same; of a package that was not generated, as the table does."""
+    return any(f.prop.generated if f.prop.native else bool(f.column and f.column.generated_key) for f in key)
 
 
 def _routing(settings: TypeSettings) -> Routing:

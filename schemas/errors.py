@@ -58,6 +58,10 @@ class MessageError(KodError):
     """A message cannot be applied: it is broken, strange, or contradicts what is here."""
 
 
+class DuplicateError(MessageError):
+    """A value that has to be unique is taken by another item."""
+
+
 class ConflictError(KodError):
     """A deadlock, a lock time-out or a serialisation failure: the transaction may be tried again as it was."""
 

@@ -62,6 +62,12 @@ class NodeSettings:
     receive_portion_messages_max: int = 64
     clock_skew_max_s: int = 300
     heartbeat_s: int = 60
+    signature_key: str | None = field(default=None, repr=False)
+    """By which messages between this node and its parent are signed, with ${VAR} still in it."""
+    signature_key_file: Path | None = None
+    """The file that holds that key instead."""
+    tombstones_kept_days: int | None = None
+    """How long what was deleted is remembered at least; None: for ever."""
     identity: tuple[int, int] | None = None
     """(step, offset) of the keys that this node's database generates."""
 

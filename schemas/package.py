@@ -44,6 +44,8 @@ class Property:
     zoned: bool = False
     native: str = ""
     """The type in the database that the package was generated from: for people and for conformity."""
+    generated: bool = False
+    """That database invents the values (serial, identity, autoincrement)."""
 
 
 @dataclass(frozen=True, slots=True)

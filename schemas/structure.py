@@ -91,7 +91,10 @@ class ItemType:
     collision: Literal["newest", "parent"] = "newest"
     date: str | None = None
     generated_key: bool = False
-    """The database invents its keys: two births under one key are different items."""
+    """The database of this node invents its keys."""
+    invented_key: bool = False
+    """A database of the network invents its keys: two births under one key are different items. The same at every
+    node."""
     uniques: tuple[tuple[str, ...], ...] = ()
     """Unique columns other than the primary key: their values may have to be freed before they are taken."""
     rank: int = 0

@@ -209,6 +209,7 @@ def _said_apart(prop: Property, said: set[str]) -> dict[str, str]:
         "values": str(len(prop.values)) if prop.values and "values" not in said else None,
         "zoned": "true" if prop.zoned else None,
         "native": prop.native or None,
+        "generated": "true" if prop.generated else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -578,6 +579,7 @@ class _Reader:
             values=values or prop.values,
             zoned=prop.zoned or said.get("zoned") == "true",
             native=said.get("native", ""),
+            generated=said.get("generated") == "true",
         )
 
     def _simple_of(self, element: _Element, what: str) -> _Simple:

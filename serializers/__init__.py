@@ -2,5 +2,6 @@
 
 keys      keys of items, inside and where people read them
 message   the envelope, version 1
+signature HMAC of a message by a link's key
 digest    the canonical form of values, which nodes compare
 """

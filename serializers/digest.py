@@ -6,9 +6,9 @@ No trailing zeros, one spelling of a moment, only the properties that both sides
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -42,6 +42,55 @@ def same(item_type: ItemType, one: Mapping[str, Any] | None, other: Mapping[str,
         return bool(canonical(item_type, one) == canonical(item_type, other))
     both = frozenset(one) & frozenset(other)
     return bool(canonical(item_type, one, both) == canonical(item_type, other, both))
+
+
+class Differing(NamedTuple):
+    """A property that two values have differently; one of a row as `lines[2].quantity`."""
+
+    property: str
+    one: Any
+    other: Any
+
+
+def differences(item_type: ItemType, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Differing]:
+    """Property by property, of those that both have, in canonical form; a row that only one has is there whole."""
+    if not item_type.is_object:
+        key = [f.name for f in item_type.held if f.column is not None and f.column.name in item_type.record_key]
+        forms = (canonical(item_type, one)["Records"], canonical(item_type, other)["Records"])
+        return list(_of_rows("Records", key, *forms))
+    both = frozenset(one) & frozenset(other)
+    mine, theirs = canonical(item_type, one, both), canonical(item_type, other, both)
+    sections = {s.name: s for s in item_type.sections}
+    found: list[Differing] = []
+    for name in mine:
+        if name in sections:
+            linked = {own for own, _ in sections[name].link}
+            own_key = [c for c in sections[name].primary_key if c not in linked]
+            key = [f.name for f in sections[name].fields if f.column is not None and f.column.name in own_key]
+            found += _of_rows(name, key, mine[name], theirs[name])
+        elif mine[name] != theirs[name]:
+            found.append(Differing(name, mine[name], theirs[name]))
+    return found
+
+
+def _of_rows(
+    name: str, key: Sequence[str], ones: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+) -> Iterator[Differing]:
+    """Rows are matched by their key; where they have none, by their place."""
+    mine, theirs = _by_key(key, ones), _by_key(key, others)
+    for place in dict.fromkeys([*mine, *theirs]):
+        one, other = mine.get(place), theirs.get(place)
+        if one is None or other is None:
+            yield Differing(f"{name}[{place}]", one, other)
+        else:
+            for prop in (p for p in one if p in other and one[p] != other[p]):
+                yield Differing(f"{name}[{place}].{prop}", one[prop], other[prop])
+
+
+def _by_key(key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    if not key or any(name not in row for row in rows for name in key):
+        return {str(number): row for number, row in enumerate(rows, 1)}
+    return {", ".join(str(row[name]) for name in key): row for row in rows}
 
 
 def digest(item_type: ItemType, value: Mapping[str, Any] | None, only: frozenset[str] | None = None) -> str:

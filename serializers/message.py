@@ -11,8 +11,9 @@ body a text: a piece of the body's JSON. The pieces in their order are the body.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -24,6 +25,11 @@ from schemas.package import NAMESPACE
 from schemas.stamp import Stamp, digits, from_digits
 
 VERSION = 1
+BYTES_MAX = 256_000_000
+"""More than any bus takes by far; a message of this size would be read into memory several times over."""
+
+DEPTH_MAX = 32
+_DEEP = b"\n" + b"  " * DEPTH_MAX
 _NAME = re.compile(r"([0-9A-Z]{2,8})to([0-9A-Z]{2,8})at(\d{17})-([1-9]\d{0,8})\.json", re.ASCII)
 _PART = re.compile(rb'"part"\s*:')
 _HEAD_BYTES = 1024
@@ -221,7 +227,7 @@ def part_of(payload: bytes) -> Part | None:
 def put_together(parts: Sequence[bytes]) -> bytes:
     """The message whose parts, all of them and in order, these are; of whatever header version. Raises MessageError."""
     envelopes = [_envelope(part) for part in parts]
-    headers = [{k: v for k, v in _raw_header(e).items() if k != "part"} for e in envelopes]
+    headers = [{k: v for k, v in _raw_header(e).items() if k not in ("part", "signature")} for e in envelopes]
     if any(header != headers[0] for header in headers):
         raise MessageError("parts with different headers", hint="who may write to this link's topic?")
     header = {k: v for k, v in headers[0].items() if k != "parts"}
@@ -235,7 +241,7 @@ def put_together(parts: Sequence[bytes]) -> bytes:
 
 def read_message(payload: bytes) -> Message:
     """A whole message, checked to be of the contract's form. Raises MessageError that says what is wrong with it."""
-    envelope = _envelope(payload)
+    envelope = _envelope(payload, strict=True)
     header = _header(envelope)
     if header.parts is not None:
         raise MessageError(f"part {header.part} of {header.parts} of a message, and not the message")
@@ -247,15 +253,64 @@ def read_message(payload: bytes) -> Message:
     return Message(header, tuple(_item(position, element) for position, element in enumerate(body, 1)))
 
 
-def _envelope(payload: bytes) -> dict[str, Any]:
+def only(payload: bytes, positions: Collection[int]) -> bytes:
+    """The message with no other items than those at these places of its body, from 0."""
+    document = orjson.loads(payload)
+    body = document["message"]["body"]
+    items = body["object"] if isinstance(body, dict) else body
+    document["message"]["body"] = [items[position] for position in sorted(positions)]
+    return orjson.dumps(document)
+
+
+def _envelope(payload: bytes, *, strict: bool = False) -> dict[str, Any]:
+    if len(payload) > BYTES_MAX:
+        raise MessageError(f"the message has {len(payload)} bytes, more than {BYTES_MAX}: it is not even looked at")
     try:
         document = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
         raise MessageError(f"not JSON: {error}", hint="was the file cut short or altered on its way?") from None
+    if strict:
+        _check_depth(document)
+        _check_keys(document, payload)
     envelope = document.get("message") if isinstance(document, dict) else None
     if not isinstance(envelope, dict):
         raise MessageError("there is no object 'message' in it")
     return envelope
+
+
+def _check_depth(document: Any) -> None:
+    """At most DEPTH_MAX objects and lists within each other. Lines of what is written with indentation begin with two
+    blanks for each; strings have no line ends in JSON. So nearly every message is through with one search."""
+    try:
+        if _DEEP not in orjson.dumps(document, option=orjson.OPT_INDENT_2):
+            return
+    except orjson.JSONEncodeError:  # deeper than can be written
+        pass
+    level = [document]
+    for _ in range(DEPTH_MAX):
+        inner = (value for one in level for value in (one.values() if isinstance(one, dict) else one))
+        level = [value for value in inner if isinstance(value, dict | list)]
+        if not level:
+            return
+    raise MessageError(f"more than {DEPTH_MAX} objects and lists within each other")
+
+
+def _check_keys(document: Any, payload: bytes) -> None:
+    """No key twice in an object: parsers differ in which of the two they take. What reads as it would be written has
+    none; other spellings are looked at pair by pair."""
+    try:
+        if orjson.dumps(document) != payload:
+            json.loads(payload, object_pairs_hook=_unique_keys, parse_int=str, parse_float=str)
+    except UnicodeDecodeError as error:
+        raise MessageError(f"not JSON: {error}") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise MessageError(f"the key {next(n for n in names if names.count(n) > 1)!r} is twice in one object")
+    return found
 
 
 def _raw_header(envelope: dict[str, Any]) -> dict[str, Any]:

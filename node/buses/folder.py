@@ -309,7 +309,7 @@ def _is_heartbeat(payload: bytes) -> bool:
         header = read_header(payload)
     except MessageError:
         return False
-    return header.of == 0 and not header.extra.keys() - {"received"}
+    return header.of == 0 and not header.extra.keys() - {"received", "confirmed"}
 
 
 def _temporary(name: str) -> str:

@@ -79,7 +79,7 @@ def _line(parked: Parked) -> dict[str, Any]:
         "message": parked.name,
         "reason": parked.reason,
         "since": digits(parked.since),
-        "waits_for": None,
+        "waits_for": [{"type": item.type, "key": item.key} for item in parked.waits_for] or None,
         "attempts": max(0, parked.attempts),
     }
 

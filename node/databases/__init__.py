@@ -9,6 +9,7 @@
     sending      dispatcher.ports.SendingView
     receiving    dispatcher.ports.ReceivingView
     store        dispatcher.ports.Store
+    parked       (shared) what is kept of a parked message beside its bytes
     database     Database: what install, check, status and the other commands need
 
 SQLAlchemy is used here for URLs, connections and reflection; statements are the dialect's own.
@@ -155,6 +156,12 @@ class Database(Protocol):
     def stamp_again(self, items: Sequence[Item]) -> None:
         """Puts the items into the capture log as if the application had changed them now: each becomes a new version
         of this node and goes to all that it concerns (`kod compare --repair`)."""
+        ...
+
+    def restore(self, structure: Structure, item: Item, value: Mapping[str, Any] | None) -> None:
+        """Writes an item as the application would have: a change like any other, captured, made now. None deletes it.
+
+        Raises MessageError where the database does not take it (a reference that is not there, say)."""
         ...
 
     def close(self) -> None: ...

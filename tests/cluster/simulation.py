@@ -24,7 +24,7 @@ from concurrent.futures import Executor, Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dispatcher.delivery import Flight
 from dispatcher.parking import FORCE_ATTEMPTS
@@ -58,7 +58,7 @@ EXCHANGE = {
 
 TABLES = """
 CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT, boss TEXT REFERENCES customers (id));
-CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id TEXT NOT NULL REFERENCES customers (id), token TEXT);
+CREATE TABLE orders (id INT PRIMARY KEY, customer_id TEXT NOT NULL REFERENCES customers (id), token TEXT);
 CREATE TABLE order_lines (order_id INTEGER NOT NULL REFERENCES orders (id) ON DELETE CASCADE, line INTEGER, qty INTEGER,
                           PRIMARY KEY (order_id, line));
 CREATE TABLE order_files (id TEXT PRIMARY KEY, order_id INTEGER NOT NULL REFERENCES orders (id), body TEXT);
@@ -254,6 +254,10 @@ def structure_of(database: Any) -> Structure:
 class SimNode:
     """A node: its database, its dispatchers while it is up, and an application that writes."""
 
+    exchange: ClassVar[Mapping[str, TypeSettings]] = EXCHANGE
+    clock_skew_max_s = 10**10
+    """Nodes whose clocks are decades apart (SQLite's is made up) take each other's stamps all the same."""
+    tombstones_kept_days: int | None = None
     begin = "BEGIN IMMEDIATE"
     refused: type[Exception] = sqlite3.IntegrityError
 
@@ -263,10 +267,11 @@ class SimNode:
         self.world = world
         self.clock = SimClock(1_000_000 + world.random.randint(0, 5000))
         self.settings = NodeSettings(
-            code, code, view.parent, "", EXCHANGE,
+            code, code, view.parent, "", self.exchange,
             send_streams_max=world.random.choice([1, 2]), receive_streams_max=1,
             portion_items_max=world.random.choice([1, 2, 3, 1000]),
             message_items_max=world.random.choice([1, 2, 1000]), stream_items_min=1,
+            clock_skew_max_s=self.clock_skew_max_s, tombstones_kept_days=self.tombstones_kept_days,
         )  # fmt: skip
         self.application: Any
         self.structure: Structure

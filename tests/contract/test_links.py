@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.ports import Letter, Outgoing, Sent
+from dispatcher.ports import Letter, Outgoing, Reason, Sent
 from schemas.stamp import Stamp
 from serializers.keys import Item
 from tests.contract.store_world import CUSTOMER, StoreWorld
@@ -59,12 +59,12 @@ def test_a_wish_is_kept_until_it_is_taken_back(world: StoreWorld) -> None:
 def test_an_administrator_has_a_parked_message_tried_or_thrown_away(world: StoreWorld) -> None:
     """`kod parked retry` reaches a running daemon through the database."""
     with world.store.receiving("01", forward=False, limited=frozenset()) as view:
-        view.park(Letter("01", "01to00at20261122093015042-1.json", b"{}"), "it is too early")
+        view.park(Letter("01", "01to00at20261122093015042-1.json", b"{}"), Reason("it is too early"))
     (parked,) = world.database.parked()
     assert not world.store.retry_asked()
     assert world.database.retry_parked([]) == 1
     assert world.store.retry_asked()
-    world.store.parked_again(parked.id, "it still is")
+    world.store.parked_again(parked.id, Reason("it still is"))
     assert not world.store.retry_asked()
     assert world.database.discard_parked(parked.id)
     assert not world.database.discard_parked(parked.id)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from dispatcher.ports import Accepted, Collision, Kept, Letter, Received, Sent
+from dispatcher.ports import Accepted, Collision, Kept, Letter, Reason, Received, Sent
 from schemas.errors import ConfigError, MessageError, UnavailableError
 from schemas.network import TypeSettings
 from schemas.stamp import Stamp
@@ -897,11 +897,11 @@ def test_a_parked_message_waits_whole_with_its_reason(world: StoreWorld) -> None
     """It blocks nothing else, and is not forgotten."""
     assert not world.store.parked()
     with world.store.receiving("01", forward=False, limited=frozenset()) as view:
-        view.park(Letter("01", "name.json", b'{"\xd0\x96": 1}'), "a product is missing")
+        view.park(Letter("01", "name.json", b'{"\xd0\x96": 1}'), Reason("a product is missing"))
     (parked,) = world.store.parked()
     assert (parked.node, parked.name, parked.payload) == ("01", "name.json", b'{"\xd0\x96": 1}')
     assert (parked.reason, parked.since > 1_600_000_000_000) == ("a product is missing", True)
-    world.store.parked_again(parked.id, "still")
+    world.store.parked_again(parked.id, Reason("still"))
     (again,) = world.store.parked()
     assert (again.reason, again.attempts) == ("still", parked.attempts + 1)
     assert world.store.figures().parked == 1

@@ -214,3 +214,52 @@ def test_a_part_is_no_message() -> None:
     header = Header("00", "01", 1, Stamp(1), 1, part=1, parts=2)
     with pytest.raises(MessageError, match="part 1 of 2"):
         read_message(message_bytes(header, []))
+
+
+def spelled(text: str) -> bytes:
+    """The valid message with something in its item's value."""
+    return json.dumps(valid()).replace('"id": 1', text).encode()
+
+
+@pytest.mark.parametrize("twice", ['"id": 1, "id": 2', '"id": 1, "\\u0069d": 2', '"a": {"b": 1, "c": 2, "b": 3}'])
+def test_a_key_that_is_twice_in_one_object_is_refused(twice: str) -> None:
+    """Parsers differ in which of the two they take: nodes would read one message differently."""
+    with pytest.raises(MessageError, match="twice in one object"):
+        read_message(spelled(twice))
+    with pytest.raises(MessageError, match="twice in one object"):
+        read_message(spelled(twice).replace(b" ", b""))
+
+
+@pytest.mark.parametrize(
+    "fine",
+    ['"id": 1, "x": "\\u0041"', '"id":1.50e3', '"a": {"id": 1}, "b": {"id": 1}', '"a": "\\"id\\": 1, \\"id\\": 2"'],
+)
+def test_other_spellings_are_read(fine: str) -> None:
+    """JSON may be written in many ways."""
+    assert read_message(spelled(fine)).items[0].value is not None
+
+
+def test_a_bare_nan_is_refused() -> None:
+    """It is no JSON; as a value it is the string NaN."""
+    with pytest.raises(MessageError, match="not JSON"):
+        read_message(spelled('"id": NaN'))
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_what_is_nested_too_deeply_is_refused(opening: str) -> None:
+    """Whoever walks through it would run out of stack. The message's own objects and lists are five of the 32."""
+    closing = {"[": "]", '{"a":': "}"}[opening]
+    for depth in (27, 28, 300, 2000, 200_000):
+        payload = spelled('"id": ' + opening * depth + "1" + closing * depth)
+        if depth == 27:
+            assert read_message(payload).items
+        else:
+            with pytest.raises(MessageError):
+                read_message(payload)
+
+
+def test_what_is_too_large_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size says enough."""
+    monkeypatch.setattr("serializers.message.BYTES_MAX", 10)
+    with pytest.raises(MessageError, match="not even looked at"):
+        read_message(b"{" * 11)

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.ports import Local
-from dispatcher.settling import Relation, incoming_wins, merged_seen, relation
+from dispatcher.settling import (
+    Relation,
+    born_apart,
+    from_the_future,
+    has_seen,
+    incoming_wins,
+    merged_seen,
+    relation,
+)
 from schemas.stamp import Stamp
 from serializers.message import Version
 
@@ -78,3 +86,36 @@ def test_what_has_been_seen_only_grows(a: Version, b: Version, seen_a: dict, see
     assert a.origin not in merged
     for origin, stamp in (*seen_a.items(), *seen_b.items(), (b.origin, b.stamp)):
         assert origin == a.origin or merged[origin] >= stamp
+
+
+def test_two_births_have_no_common_ancestor() -> None:
+    """They are different items, if their key is one that databases invent."""
+    assert born_apart(version(5, HERE), {}, version(9, "01.1"), {})
+    assert born_apart(version(5, HERE), {"02.1": Stamp(3)}, version(9, "01.1"), {"03.1": Stamp(4)})
+
+
+def test_versions_of_one_birth_have_a_common_ancestor() -> None:
+    """What one origin writes is a chain: an origin in both histories is in the history of the item itself."""
+    assert not born_apart(version(5, HERE), {}, version(9, "01.1"), {HERE: Stamp(3)})
+    assert not born_apart(version(5, HERE), {"02.1": Stamp(3)}, version(9, "01.1"), {"02.1": Stamp(4)})
+    assert not born_apart(version(5, "01.1"), {}, version(9, "01.1"), {})
+
+
+def test_a_stamp_beyond_the_latest_is_of_the_future() -> None:
+    """A clock that is wrong; to the millisecond."""
+    assert not from_the_future(None, version(50, "01.1"), Stamp(50))
+    assert from_the_future(None, version(51, "01.1"), Stamp(50))
+    assert from_the_future(local(50, HERE), version(51, "01.1"), Stamp(50))
+
+
+def test_an_item_that_is_ahead_already_is_not_cut_off() -> None:
+    """Its changes cannot but bear larger stamps."""
+    assert not from_the_future(local(51, HERE), version(52, "01.1"), Stamp(50))
+
+
+def test_a_version_has_seen_itself_and_its_history() -> None:
+    """A newer state takes the place of an older one that waits."""
+    assert has_seen(version(9, "01.1"), {HERE: Stamp(5)}, version(9, "01.1"))
+    assert has_seen(version(9, "01.1"), {HERE: Stamp(5)}, version(4, HERE))
+    assert not has_seen(version(9, "01.1"), {HERE: Stamp(5)}, version(6, HERE))
+    assert not has_seen(version(9, "01.1"), {}, version(1, "02.1"))

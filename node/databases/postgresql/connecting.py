@@ -16,7 +16,7 @@ from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy.engine import URL, make_url
 
 from node.databases.postgresql.pipeline import Connection, Row, Statement
-from schemas.errors import ConfigError, ConflictError, KodError, MessageError, UnavailableError
+from schemas.errors import ConfigError, ConflictError, DuplicateError, KodError, MessageError, UnavailableError
 
 __all__ = [
     "Connection",
@@ -55,7 +55,7 @@ SELECT FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namesp
 WHERE k.contype = 'p' AND n.nspname = $1 AND c.relname = $2 AND k.conname = $3"""
 
 
-class TakenError(MessageError):
+class TakenError(DuplicateError):
     """A unique value (not a primary key) that another row has."""
 
 

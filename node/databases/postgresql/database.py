@@ -16,11 +16,13 @@ from node.databases.postgresql import capture, figures, parking, reflection, sta
 from node.databases.postgresql.checking import check
 from node.databases.postgresql.connecting import Connection, Connections, Statement, Transaction, streamed, translated
 from node.databases.postgresql.daemon import DaemonLock
-from node.databases.postgresql.reading import compile_all, record_set
+from node.databases.postgresql.reading import Reader, compile_all, record_set
+from node.databases.postgresql.receiving import DEFERRED
 from node.databases.postgresql.reflection import quoted_table
 from node.databases.postgresql.registers import TABLES, TYPE_IDS, VERSION, TypeIds, folding
 from node.databases.postgresql.sequences import find_sequences, set_identity
 from node.databases.postgresql.store import PostgresqlStore
+from node.databases.postgresql.writing import Writer, Written
 from schemas.errors import ConfigError, ConflictError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp, digits
@@ -83,6 +85,13 @@ _COLLISIONS = """
 SELECT c.id, t.name, c.key, c.policy, c.sender, c.at, c.winner_stamp, c.winner_origin, c.winner_text,
        c.loser_stamp, c.loser_origin, c.loser_text
 FROM kod.collisions c JOIN kod.types t ON t.id = c.type ORDER BY c.id"""
+
+
+# Properties without a column, kept beside the register; the change itself gets its version at the fold.
+_KEEP = """
+INSERT INTO kod.register AS r (type, key, stamp, origin, mark, kept)
+SELECT $1::smallint, $2, 0, origin, -1, $3 FROM kod.node
+ON CONFLICT (type, key) DO UPDATE SET kept = (coalesce(r.kept, '{}')::jsonb || excluded.kept::jsonb)::text"""
 
 
 class PostgresqlDatabase:
@@ -280,6 +289,21 @@ class PostgresqlDatabase:
             _must_be_installed(connection)
             ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
             connection.execute(*stamping.again(ids, items))
+
+    def restore(self, structure: Structure, item: Item, value: Mapping[str, Any] | None) -> None:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
+            tables = reflection.reflect(connection, capture.tables_of(structure))
+        item_type = structure[item.type]
+        with self._connections.transaction("READ COMMITTED", DEFERRED) as transaction:
+            (there,) = Reader(structure, ids, set()).read(transaction, [item])
+            written = Written(item, value, existed=there is not None)
+            if value is not None or there is not None:
+                transaction.run(*Writer(structure, tables).statements([written]))
+            extra = {n: v for n, v in (value or {}).items() if item_type.is_object and n not in item_type.held_names}
+            if extra:
+                transaction.queue(Statement(_KEEP, (str(ids.id(item.type)), item.key, orjson.dumps(extra).decode())))
 
     def close(self) -> None:
         self._connections.close()

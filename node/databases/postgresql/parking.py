@@ -3,44 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import orjson
 
-from dispatcher.ports import Letter, Parked
+from dispatcher.ports import Letter, Parked, ParkedItem, Reason, Taken, Waiting
+from node.databases.parked import items_of, items_text, waits_of, waits_text
 from node.databases.postgresql.connecting import Connection, Statement, Transaction
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
+from node.databases.postgresql.lexical import from_recordset, recordset_type
 from node.databases.postgresql.reading import matches
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import NOW_MS
 from schemas.stamp import Stamp
-from schemas.structure import ItemType, Reference, Structure
+from schemas.structure import Field, ItemType, Reference, Structure
 from schemas.tables import Table
 from serializers.keys import Item
 
 _PARK = f"""
-INSERT INTO kod.parked (node, name, payload, reason, since) VALUES ($1, $2, decode($3, 'hex'), $4, {NOW_MS})"""
-_PARKED = "SELECT id, node, name, payload, reason, since, attempts FROM kod.parked ORDER BY id"
-_PARKED_AGAIN = "UPDATE kod.parked SET attempts = attempts + 1, reason = $2 WHERE id = $1"
+INSERT INTO kod.parked (node, name, payload, reason, since, items, waits_for)
+VALUES ($1, $2, decode($3, 'hex'), $4, {NOW_MS}, $5, $6)"""
+_PARKED = "SELECT id, node, name, payload, reason, since, attempts, waits_for FROM kod.parked ORDER BY id"
+_PARKED_AGAIN = "UPDATE kod.parked SET attempts = attempts + 1, reason = $2, waits_for = $3 WHERE id = $1"
+_WAITING = "SELECT id, items FROM kod.parked WHERE node = $1 ORDER BY id"
 
 
-def park(letter: Letter, reason: str) -> Statement:
-    return Statement(_PARK, (letter.node, letter.name, letter.payload.hex(), reason))
+def park(letter: Letter, reason: Reason, items: Sequence[ParkedItem]) -> Statement:
+    beside = (items_text(items), waits_text(reason.waits_for))
+    return Statement(_PARK, (letter.node, letter.name, letter.payload.hex(), reason.text, *beside))
 
 
 def unpark(parked_id: int) -> Statement:
     return Statement("DELETE FROM kod.parked WHERE id = $1::bigint", (str(parked_id),))
 
 
+def waiting(transaction: Transaction, node: str) -> list[Waiting]:
+    return [Waiting(number, items_of(items)) for number, items in transaction.rows(Statement(_WAITING, (node,)))]
+
+
 def parked(connection: Connection) -> list[Parked]:
     """In the order in which they came."""
     return [
-        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts)
-        for number, node, name, payload, reason, since, attempts in connection.execute(_PARKED).fetchall()
+        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts, waits_of(waits_for))
+        for number, node, name, payload, reason, since, attempts, waits_for in connection.execute(_PARKED).fetchall()
     ]
 
 
-def parked_again(connection: Connection, parked_id: int, reason: str) -> None:
-    connection.execute(_PARKED_AGAIN, (parked_id, reason))
+def parked_again(connection: Connection, parked_id: int, reason: Reason) -> None:
+    connection.execute(_PARKED_AGAIN, (parked_id, reason.text, waits_text(reason.waits_for)))
+
+
+def taken(
+    transaction: Transaction,
+    structure: Structure,
+    tables: Mapping[str, Table],
+    values: Mapping[Item, Mapping[str, Any]],
+) -> Mapping[Item, Sequence[Taken]]:
+    """Which of the items' unique values other items have."""
+    found: dict[Item, list[Taken]] = {}
+    asked = []
+    for name in dict.fromkeys(item.type for item in values):
+        item_type = structure[name]
+        of_type = [item for item in values if item.type == name]
+        names = {f.column.name: f for f in item_type.held if f.column is not None}
+        for unique in item_type.uniques if item_type.is_object and item_type.table is not None else ():
+            fields = [names[column] for column in unique if column in names]
+            whole = [i for i in of_type if all(values[i].get(f.name) is not None for f in fields)]
+            if len(fields) == len(unique) and whole:
+                values_of = [{"kod_n": n, **{f.name: values[i][f.name] for f in fields}} for n, i in enumerate(whole)]
+                text = orjson.dumps(values_of).decode()
+                asked.append((whole, fields, Statement(_having(item_type, fields), (text,))))
+    results = transaction.run(*(statement for _, _, statement in asked)) if asked else []
+    for (whole, fields, _), rows in zip(asked, results, strict=True):
+        for number, key in rows:
+            if key != whole[number].key:
+                properties = tuple(f.name for f in fields)
+                found.setdefault(whole[number], []).append(Taken(properties, Item(whole[number].type, key)))
+    return found
+
+
+def _having(item_type: ItemType, fields: Sequence[Field]) -> str:
+    """SELECT number, key of the items that have the values of $1 in these columns."""
+    assert item_type.table is not None
+    described, same = ["kod_n integer"], []
+    for f in fields:
+        assert f.column is not None
+        described.append(f"{quoted(f.name)} {recordset_type(f.column, f.prop)}")
+        same.append(f"t.{quoted(f.column.name)} = {from_recordset(f'x.{quoted(f.name)}', f.column, f.prop)}")
+    key = key_text(item_type.key, [f"t.{quoted(column.name)}" for column in key_columns(item_type)])
+    return (
+        f"SELECT x.kod_n, {key} FROM json_to_recordset($1::json) AS x({', '.join(described)})"
+        f" JOIN {quoted_table(item_type.table)} t ON {' AND '.join(same)}"
+    )
 
 
 def referred(

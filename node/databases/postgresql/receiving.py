@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, Received
+from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, ParkedItem, Reason, Received, Taken, Waiting
 from node.databases.postgresql import parking
 from node.databases.postgresql.connecting import Statement, TakenError, Transaction, UnreadableError
 from node.databases.postgresql.keys import keys_parameter, typed_keys
@@ -155,11 +155,11 @@ class PostgresqlReceivingView:
         self._written: Sequence[Written] = ()
         self.marked = False
 
-    def lock(self, items: Sequence[Item]) -> Mapping[Item, Local]:
+    def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         if not items:
             return {}
         self._check_types(items)
-        locks = list(self._locks(items))
+        locks = list(self._locks(items, beside))
         register = Statement(_REGISTER, self._ids.items(items))
         *found, versions = self._transaction.run(*(statement for _, statement in locks), register)
         if versions[0][0]:  # the application has changed some of them: versions first, decisions then
@@ -170,7 +170,7 @@ class PostgresqlReceivingView:
         there: set[Item] = set()
         for (its, _), rows in zip(locks, found, strict=True):
             there.update(its[number - 1] for (number,) in rows if its)
-        locals_ = {item: Local(None, {}, True) for item in there}
+        locals_ = {item: Local(None, {}, True) for item in items if item in there}
         for _, number, stamp, origin, seen, mark, source, _gone in versions:
             if number is not None:
                 item = items[number - 1]
@@ -198,19 +198,21 @@ class PostgresqlReceivingView:
             if not versions[0][0]:
                 return versions
 
-    def _locks(self, items: Sequence[Item]) -> Iterable[tuple[list[Item], Statement]]:
-        """Statements that lock rows; those of roots and records say which items are there."""
+    def _locks(self, items: Sequence[Item], beside: Sequence[Item]) -> Iterable[tuple[list[Item], Statement]]:
+        """Statements that lock rows, in one order for every message: types by rank, keys as given. Those of roots and
+        records say which items are there."""
         groups: dict[tuple[str, tuple[int, ...]], list[Item]] = {}
-        for item in items:
+        for item in sorted([*items, *beside]) if beside else items:
             item_type = self._types[item.type]
             if item_type.table is not None:
                 groups.setdefault((item.type, nulls(item_type, item.key)), []).append(item)
-        for (name, pattern), its in groups.items():
+        referred = frozenset(beside)
+        for (name, pattern), its in sorted(groups.items(), key=lambda group: (self._types[group[0][0]].rank, group[0])):
             item_type = self._types[name]
-            parameter = (keys_parameter(item_type, [item.key for item in its]),)
-            yield its, Statement(_lock_rows(item_type, pattern), parameter)
-            for number in range(len(item_type.sections)):
-                yield [], Statement(_lock_section(item_type, number), parameter)
+            yield its, Statement(_lock_rows(item_type, pattern), (keys_parameter(item_type, [i.key for i in its]),))
+            own = [item.key for item in its if item not in referred]
+            for number in range(len(item_type.sections) if own else 0):
+                yield [], Statement(_lock_section(item_type, number), (keys_parameter(item_type, own),))
 
     def contents(self, items: Sequence[Item]) -> Mapping[Item, bytes | None]:
         return dict(self._reader.contents(self._transaction, items))
@@ -338,8 +340,14 @@ class PostgresqlReceivingView:
         )
         self._transaction.queue(Statement(_RECEIVED, [None if p is None else str(p) for p in parameters]))
 
-    def park(self, letter: Letter, reason: str) -> None:
-        self._transaction.queue(parking.park(letter, reason))
+    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = ()) -> None:
+        self._transaction.queue(parking.park(letter, reason, items))
+
+    def waiting(self) -> Sequence[Waiting]:
+        return parking.waiting(self._transaction, self._sender)
+
+    def taken(self, values: Mapping[Item, Mapping[str, Any]]) -> Mapping[Item, Sequence[Taken]]:
+        return parking.taken(self._transaction, self._structure, self._tables, values)
 
     def unpark(self, parked_id: int) -> None:
         self._transaction.queue(parking.unpark(parked_id))

@@ -78,6 +78,7 @@ CREATE TABLE kod.register (
   PRIMARY KEY (type, key)
 );
 CREATE INDEX register_kept ON kod.register (type) WHERE kept IS NOT NULL;
+CREATE INDEX register_gone ON kod.register (mark) WHERE gone;
 CREATE INDEX register_mark ON kod.register (mark) WHERE mark > 0;
 CREATE TABLE kod.presence (
   type smallint NOT NULL,
@@ -155,7 +156,9 @@ CREATE TABLE kod.parked (
   payload bytea NOT NULL,
   reason text NOT NULL,
   since bigint NOT NULL,
-  attempts integer NOT NULL DEFAULT 1
+  attempts integer NOT NULL DEFAULT 1,
+  items text NOT NULL DEFAULT '[]',
+  waits_for text NOT NULL DEFAULT '[]'
 );
 CREATE TABLE kod.triggers (
   relation text NOT NULL,

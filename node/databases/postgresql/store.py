@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import orjson
 
-from dispatcher.ports import Change, Figures, Incoming, Life, Outgoing, Parked, ReceivingView, SendingView, Sent
+from dispatcher.ports import Change, Figures, Incoming, Life, Outgoing, Parked, Reason, ReceivingView, SendingView, Sent
 from node.databases.postgresql import capture, figures, parking
 from node.databases.postgresql.connecting import Connection, Connections, Statement, UnreadableError, translated
 from node.databases.postgresql.daemon import DaemonLock
@@ -42,7 +42,9 @@ SELECT EXISTS (SELECT FROM kod.register r WHERE r.mark > 0 AND r.mark > (SELECT 
 
 _OUTGOING = """
 SELECT o.node, o.position, o.last_session, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node),
-  coalesce((SELECT max(mark) FROM kod.ahead a WHERE a.node = o.node), 0), o.position < o.catch_up, o.restart > 0, o.wish
+  coalesce((SELECT max(mark) FROM kod.ahead a WHERE a.node = o.node), 0), o.position < o.catch_up, o.restart > 0,
+  o.wish, CASE WHEN o.wish IS NULL AND NOT EXISTS (SELECT FROM kod.parked p WHERE p.node = o.node)
+    THEN (SELECT completed FROM kod.incoming i WHERE i.node = o.node) END
 FROM kod.outgoing o ORDER BY o.node"""
 
 _INCOMING = """
@@ -126,6 +128,20 @@ UPDATE kod.incoming SET incarnation = $2::bigint, session = NULL, completed = NU
 _TOLD = """
 UPDATE kod.node SET told_incarnation = $1::bigint, told_session = $2::bigint
 WHERE (incarnation, last_session) < ($1::bigint, $2::bigint)"""
+
+# $1 the mark up to which all have it, $2 the moment before which it was deleted. What is parked may bear it.
+_PURGE = """
+WITH old AS (
+  DELETE FROM kod.register r WHERE gone AND mark BETWEEN 0 AND $1::bigint AND stamp < $2::bigint
+    AND NOT EXISTS (SELECT FROM kod.parked)
+    AND NOT EXISTS (SELECT FROM kod.log x WHERE x.type = r.type AND x.key = r.key)
+    AND NOT EXISTS (SELECT FROM kod.ahead x WHERE x.type = r.type AND x.key = r.key)
+    AND NOT EXISTS (SELECT FROM kod.pending x WHERE x.type = r.type AND x.key = r.key)
+  RETURNING type, key
+), held AS (
+  DELETE FROM kod.presence p USING old WHERE p.type = old.type AND p.key = old.key
+)
+SELECT count(*) FROM old"""
 
 _LINK_FAULT = """
 INSERT INTO kod.incoming AS i (node, fault) VALUES ($1, $2)
@@ -228,7 +244,7 @@ class PostgresqlStore:
         with self._connections.connection() as connection:
             return connection.execute("SELECT FROM kod.parked WHERE attempts < 0 LIMIT 1").fetchone() is not None
 
-    def parked_again(self, parked_id: int, reason: str) -> None:
+    def parked_again(self, parked_id: int, reason: Reason) -> None:
         with self._connections.connection() as connection:
             parking.parked_again(connection, parked_id, reason)
 
@@ -368,6 +384,11 @@ class PostgresqlStore:
         with self._connections.transaction() as transaction:
             transaction.run(Statement(_RESTART, (node,)))
         self._folded_aside = True
+
+    def purge_tombstones(self, mark: int, before: Stamp) -> int:
+        with self._folding, self._connections.transaction() as transaction:
+            (count,) = transaction.one(Statement(_PURGE, (str(mark), str(before))))
+        return int(count)
 
     def link_fault(self, node: str, text: str | None) -> None:
         with self._connections.connection() as connection:

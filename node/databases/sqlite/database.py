@@ -11,19 +11,21 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Content, Figures, Life, Parked
+from dispatcher.ports import Accepted, Content, Figures, Life, Parked
 from node.databases import Installed, Standing, Story
 from node.databases.sqlite import capture, figures, parking, reflection, registers
 from node.databases.sqlite.connection import connect, path_of, transaction, translated
 from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading
 from node.databases.sqlite.store import SqliteStore
-from schemas.errors import ConfigError
+from node.databases.sqlite.writing import Writing, in_words
+from schemas.errors import ConfigError, MessageError
 from schemas.network import NodeSettings
-from schemas.stamp import Stamp, digits
+from schemas.stamp import EARLIEST, Stamp, digits
 from schemas.structure import ItemType, Mismatch, Structure
 from schemas.tables import Table
 from serializers.keys import Item
+from serializers.message import Version
 
 _NOT_INSTALLED = "KOD's registers are not there"
 
@@ -340,8 +342,37 @@ class SqliteDatabase:
                 [(key, name) for name, key in items],
             )
 
+    def restore(self, structure: Structure, item: Item, value: Mapping[str, Any] | None) -> None:
+        with self._connected(installed=True) as connection:
+            type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
+            reading = Reading(connection, structure, type_ids)
+            writing = Writing(connection, structure, reading)
+            try:
+                with transaction(connection):
+                    connection.execute("PRAGMA defer_foreign_keys = ON")
+                    existed = item in reading.existing([item])
+                    if value is not None or existed:
+                        writing.write([Accepted(item, Version(EARLIEST, ""), {}, value, existed)])
+                    extra = writing.types[item.type].without_column(value or {})
+                    if extra:
+                        _keep_beside(connection, (type_ids[item.type], item.key), extra)
+            except sqlite3.IntegrityError as error:
+                raise MessageError(in_words(error)) from error
+
     def close(self) -> None:
         """Nothing is kept open."""
+
+
+def _keep_beside(connection: sqlite3.Connection, key: tuple[int, str], extra: Mapping[str, Any]) -> None:
+    """Properties without a column; the change itself gets its version at the fold."""
+    row = connection.execute("SELECT kept FROM kod_register WHERE type = ? AND key = ?", key).fetchone()
+    old = orjson.loads(row[0]) if row and row[0] else {}
+    connection.execute(
+        "INSERT INTO kod_register (type, key, stamp, origin, mark, kept) "
+        "SELECT ?, ?, 0, origin, -1, ? FROM kod_node WHERE true "
+        "ON CONFLICT (type, key) DO UPDATE SET kept = excluded.kept",
+        (*key, orjson.dumps({**old, **extra}).decode()),
+    )
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> str | None:

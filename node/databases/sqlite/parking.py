@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 
-from dispatcher.ports import Letter, Parked
+from dispatcher.ports import Letter, Parked, ParkedItem, Reason, Waiting
+from node.databases.parked import items_of, items_text, waits_of, waits_text
 from node.databases.sqlite.lexical import quoted
 from node.databases.sqlite.reading import Reading, by_type
 from schemas.stamp import Stamp
@@ -13,10 +14,13 @@ from schemas.structure import Reference, Structure
 from serializers.keys import Item
 
 
-def park(connection: sqlite3.Connection, letter: Letter, reason: str, now_sql: str) -> None:
+def park(
+    connection: sqlite3.Connection, letter: Letter, reason: Reason, items: Sequence[ParkedItem], now_sql: str
+) -> None:
     connection.execute(
-        f"INSERT INTO kod_parked (node, name, payload, reason, since) VALUES (?, ?, ?, ?, {now_sql})",
-        (letter.node, letter.name, letter.payload, reason),
+        "INSERT INTO kod_parked (node, name, payload, reason, since, items, waits_for) "
+        f"VALUES (?, ?, ?, ?, {now_sql}, ?, ?)",
+        (letter.node, letter.name, letter.payload, reason.text, items_text(items), waits_text(reason.waits_for)),
     )
 
 
@@ -24,19 +28,27 @@ def unpark(connection: sqlite3.Connection, parked_id: int) -> None:
     connection.execute("DELETE FROM kod_parked WHERE id = ?", (parked_id,))
 
 
+def waiting(connection: sqlite3.Connection, node: str) -> list[Waiting]:
+    rows = connection.execute("SELECT id, items FROM kod_parked WHERE node = ? ORDER BY id", (node,))
+    return [Waiting(number, items_of(items)) for number, items in rows]
+
+
 def parked(connection: sqlite3.Connection) -> list[Parked]:
     """In the order in which they came."""
     rows = connection.execute(
-        "SELECT id, node, name, payload, reason, since, attempts FROM kod_parked ORDER BY id"
+        "SELECT id, node, name, payload, reason, since, attempts, waits_for FROM kod_parked ORDER BY id"
     ).fetchall()
     return [
-        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts)
-        for number, node, name, payload, reason, since, attempts in rows
+        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts, waits_of(waits_for))
+        for number, node, name, payload, reason, since, attempts, waits_for in rows
     ]
 
 
-def parked_again(connection: sqlite3.Connection, parked_id: int, reason: str) -> None:
-    connection.execute("UPDATE kod_parked SET attempts = attempts + 1, reason = ? WHERE id = ?", (reason, parked_id))
+def parked_again(connection: sqlite3.Connection, parked_id: int, reason: Reason) -> None:
+    connection.execute(
+        "UPDATE kod_parked SET attempts = attempts + 1, reason = ?, waits_for = ? WHERE id = ?",
+        (reason.text, waits_text(reason.waits_for), parked_id),
+    )
 
 
 def referred(

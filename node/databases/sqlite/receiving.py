@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, Received
+from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, ParkedItem, Reason, Received, Taken, Waiting
 from node.databases.sqlite import parking
 from node.databases.sqlite.folding import fold
 from node.databases.sqlite.reading import Reading
@@ -55,7 +55,7 @@ class SqliteReceivingView:
         self._now_sql = now_sql
         self.folded = False
 
-    def lock(self, items: Sequence[Item]) -> Mapping[Item, Local]:
+    def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         """Nothing to lock row by row: BEGIN IMMEDIATE has locked them all."""
         unknown = sorted({item.type for item in items if item.type not in self._type_ids})
         if unknown:
@@ -138,7 +138,7 @@ class SqliteReceivingView:
             if writing is None:
                 found[one.item] = orjson.dumps(one.value).decode()
                 continue
-            extra = {name: value for name, value in one.value.items() if name not in writing.known_names}
+            extra = writing.without_column(one.value)
             old = self._kept_before(one.item) if one.existed else {}
             if extra or old:
                 found[one.item] = orjson.dumps({**old, **extra}).decode()
@@ -227,8 +227,18 @@ class SqliteReceivingView:
         else:
             self._connection.execute("INSERT OR IGNORE INTO kod_received VALUES (:node, :session, :number)", values)
 
-    def park(self, letter: Letter, reason: str) -> None:
-        parking.park(self._connection, letter, reason, self._now_sql)
+    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = ()) -> None:
+        parking.park(self._connection, letter, reason, items, self._now_sql)
+
+    def waiting(self) -> Sequence[Waiting]:
+        return parking.waiting(self._connection, self._sender)
+
+    def taken(self, values: Mapping[Item, Mapping[str, Any]]) -> Mapping[Item, Sequence[Taken]]:
+        return {
+            item: self._writing.types[item.type].taken(self._connection, item, value)
+            for item, value in values.items()
+            if item.type in self._writing.types
+        }
 
     def unpark(self, parked_id: int) -> None:
         parking.unpark(self._connection, parked_id)

@@ -129,10 +129,13 @@ _TABLES = {
         payload BLOB NOT NULL,
         reason TEXT NOT NULL,
         since INTEGER NOT NULL,
-        attempts INTEGER NOT NULL DEFAULT 0)""",
+        attempts INTEGER NOT NULL DEFAULT 0,
+        items TEXT NOT NULL DEFAULT '[]',
+        waits_for TEXT NOT NULL DEFAULT '[]')""",
 }
 _INDEXES = {
     "kod_register_mark": "CREATE INDEX kod_register_mark ON kod_register (mark) WHERE mark > 0",
+    "kod_register_gone": "CREATE INDEX kod_register_gone ON kod_register (mark) WHERE gone",
     "kod_register_kept": "CREATE INDEX kod_register_kept ON kod_register (type) WHERE kept IS NOT NULL",
 }
 _STAMPS = """CREATE VIEW kod_stamps AS

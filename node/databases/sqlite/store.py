@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dispatcher.ports import Figures, Incoming, Life, Outgoing, Parked, ReceivingView, SendingView, Sent
+from dispatcher.ports import Figures, Incoming, Life, Outgoing, Parked, Reason, ReceivingView, SendingView, Sent
 from node.databases.sqlite import capture, parking, registers
 from node.databases.sqlite.connection import begin, connect, transaction, translated
 from node.databases.sqlite.figures import figures
@@ -28,7 +28,9 @@ from schemas.structure import Structure
 _OUTGOING = """SELECT node, position, last_session,
         (SELECT count(*) FROM kod_pending p WHERE p.node = o.node),
         (SELECT coalesce(max(mark), 0) FROM kod_ahead a WHERE a.node = o.node),
-        position < catch_up, restart, wish
+        position < catch_up, restart, wish,
+        CASE WHEN wish IS NULL AND NOT EXISTS (SELECT 1 FROM kod_parked p WHERE p.node = o.node)
+            THEN (SELECT completed FROM kod_incoming i WHERE i.node = o.node) END
     FROM kod_outgoing o ORDER BY node"""
 
 
@@ -135,8 +137,8 @@ class SqliteStore:
         with self._asking, translated(self._path):
             rows = self._open_asker().execute(_OUTGOING)
             return [
-                Outgoing(node, position, last, pending, ahead, bool(catching_up), bool(restart), wish)
-                for node, position, last, pending, ahead, catching_up, restart, wish in rows
+                Outgoing(node, position, last, pending, ahead, bool(catching_up), bool(restart), wish, received)
+                for node, position, last, pending, ahead, catching_up, restart, wish, received in rows
             ]
 
     def incoming(self, node: str) -> Incoming:
@@ -222,7 +224,7 @@ class SqliteStore:
             asker = self._open_asker()
             return asker.execute("SELECT 1 FROM kod_parked WHERE attempts < 0 LIMIT 1").fetchone() is not None
 
-    def parked_again(self, parked_id: int, reason: str) -> None:
+    def parked_again(self, parked_id: int, reason: Reason) -> None:
         with self._writing() as connection, transaction(connection):
             parking.parked_again(connection, parked_id, reason)
 
@@ -335,6 +337,22 @@ class SqliteStore:
                 (marked, node),
             )
             self._folded_aside = True
+
+    def purge_tombstones(self, mark: int, before: Stamp) -> int:
+        with self._writing() as connection, transaction(connection):
+            if connection.execute("SELECT 1 FROM kod_parked LIMIT 1").fetchone():
+                return 0  # it may bear what was deleted
+            rows = connection.execute(
+                "SELECT type, key FROM kod_register g WHERE gone AND mark BETWEEN 0 AND ? AND stamp < ? "
+                + "".join(
+                    f"AND NOT EXISTS (SELECT 1 FROM {table} x WHERE x.type = g.type AND x.key = g.key) "
+                    for table in ("kod_log", "kod_ahead", "kod_pending")
+                ),
+                (mark, before),
+            ).fetchall()
+            for table in ("kod_presence", "kod_register"):
+                connection.executemany(f"DELETE FROM {table} WHERE type = ? AND key = ?", rows)
+            return len(rows)
 
     def link_fault(self, node: str, text: str | None) -> None:
         with self._writing() as connection:

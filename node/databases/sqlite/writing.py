@@ -14,13 +14,13 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
-from dispatcher.ports import Accepted
+from dispatcher.ports import Accepted, Taken
 from node.databases.sqlite.lexical import Form, Stored, any_of, quoted, stored, stored_as_is, stored_key
 from node.databases.sqlite.parking import referring
 from node.databases.sqlite.reading import Reading, TypeReading
 from node.databases.sqlite.reflection import reflect, unique_indexes
 from node.databases.sqlite.uniqueness import Uniqueness
-from schemas.errors import MessageError
+from schemas.errors import DuplicateError, MessageError
 from schemas.structure import Field, ItemType, Reference, Section, Structure
 from serializers.keys import Item
 
@@ -223,6 +223,31 @@ class TypeWriting:
         if found is None:
             columns = _Columns(f for f in self.own if f.name in present)
             found = self._rows[present] = _Rows(self.table, columns, self.reading.key_columns, nulls=False)
+        return found
+
+    def without_column(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a value has no place in the tables here."""
+        return {name: v for name, v in value.items() if name not in self.known_names}
+
+    def taken(self, connection: sqlite3.Connection, item: Item, value: Mapping[str, Any]) -> list[Taken]:
+        """Which of the item's unique values other items have."""
+        columns = _Columns(f for f in self.item_type.held if f.name in value)
+        try:
+            row = dict(zip(columns.columns, columns.values(item, value), strict=True))
+        except MessageError:
+            return []
+        names = dict(zip(columns.columns, columns.names, strict=True))
+        found = []
+        for unique in self.item_type.uniques:
+            if any(row.get(column) is None for column in unique):
+                continue
+            same = " AND ".join(f"r.{quoted(column)} = ?" for column in unique)
+            rows = connection.execute(
+                f"SELECT {self.reading.key_of_row('r')} FROM {self.reading.table} r WHERE {same}",
+                [row[column] for column in unique],
+            )
+            properties = tuple(names[column] for column in unique)
+            found += [Taken(properties, Item(item.type, key)) for (key,) in rows if key != item.key]
         return found
 
 
@@ -523,7 +548,9 @@ class Writing:
             try:
                 self._connection.execute(statement, row)
             except (sqlite3.IntegrityError, sqlite3.OperationalError, OverflowError) as found:
-                return MessageError(f"{item.type} {item.key} cannot be written: {in_words(found)}")
+                unique = isinstance(found, sqlite3.IntegrityError) and _is_unique(found)
+                kind = DuplicateError if unique else MessageError
+                return kind(f"{item.type} {item.key} cannot be written: {in_words(found)}")
         return None
 
 
@@ -559,9 +586,13 @@ def in_words(error: Exception) -> str:
     return text
 
 
+def _is_unique(error: sqlite3.IntegrityError) -> bool:
+    return error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+
+
 def _is_unique_clash(error: MessageError) -> bool:
     cause = error.__cause__
-    return isinstance(cause, sqlite3.IntegrityError) and cause.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+    return isinstance(cause, sqlite3.IntegrityError) and _is_unique(cause)
 
 
 def _is_broken_reference(error: MessageError) -> bool:

@@ -1,0 +1,71 @@
+"""What an item's value refers to, told from the value alone.
+
+receive -> settle -> [ what does it wait for? ] -> park
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from schemas.structure import Field, ItemType, Reference, Structure
+from serializers.keys import Item, key_text
+
+
+def references_of(item_type: ItemType, value: Mapping[str, Any], structure: Structure) -> frozenset[Item]:
+    """The items that a value refers to. References by other columns than the target's key cannot be told and are left
+    out, and so is what is null."""
+    return frozenset(_among(item_type, item_type.references, value, structure))
+
+
+def whole_of(item_type: ItemType, value: Mapping[str, Any], structure: Structure) -> frozenset[Item]:
+    """Those of them whose types have sections: their root rows are locked against everybody while they are written."""
+    references = [
+        r for r in item_type.references if (target := structure.types.get(r.target)) is not None and target.sections
+    ]
+    return frozenset(_among(item_type, references, value, structure)) if references else frozenset()
+
+
+def _among(
+    item_type: ItemType, references: Sequence[Reference], value: Mapping[str, Any], structure: Structure
+) -> Iterator[Item]:
+    for reference in references:
+        yield from _targets(item_type, reference, value, structure)
+
+
+def _targets(
+    item_type: ItemType, reference: Reference, value: Mapping[str, Any], structure: Structure
+) -> Iterator[Item]:
+    target = structure.types.get(reference.target)
+    if target is None or target.table is None:
+        return
+    names = _names(item_type, reference)
+    by_target = {
+        theirs: names.get(ours) for ours, theirs in zip(reference.columns, reference.target_columns, strict=True)
+    }
+    key = [by_target.get(f.column.name) for f in target.key if f.column is not None]
+    if None in key or len(key) != len(by_target):
+        return
+    for row in _rows(item_type, reference, value):
+        values = [row.get(str(name)) for name in key]
+        if all(v is not None and not isinstance(v, dict | list) for v in values):
+            yield Item(reference.target, key_text(values))
+
+
+def _names(item_type: ItemType, reference: Reference) -> dict[str, str]:
+    """The properties in which the columns of a reference travel; those of a section's link do not."""
+    fields: Sequence[Field] = item_type.fields
+    if reference.section is not None:
+        fields = next(s.fields for s in item_type.sections if s.name == reference.section)
+    return {f.column.name: f.name for f in fields if f.column is not None}
+
+
+def _rows(item_type: ItemType, reference: Reference, value: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if reference.section is not None:
+        rows = value.get(reference.section)
+    elif item_type.is_object:
+        rows = [value]
+    else:
+        shared = value.get("Filter") or {}
+        rows = [{**shared, **row} for row in value.get("Records") or () if isinstance(row, dict)]
+    yield from (row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
