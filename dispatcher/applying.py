@@ -422,7 +422,9 @@ def _repeat(decided: Decided, item: Item, new: Incoming, here: Local | None, ori
 def _settle(
     decided: Decided, item: Item, new: Incoming, here: Local, text: bytes | None, sender: str, judge: Judge
 ) -> None:
-    """A concurrent version: equal contents are no collision; else the policy decides and the loser is journalled."""
+    """A concurrent version: the policy decides, and the loser is journalled; equal contents are no collision. (Which of
+    two versions of the same content stays is the policy's too: if there the larger one stayed, and elsewhere the
+    parent's, nodes would end with different versions of it.)"""
     version = local_version(here, judge.origin)
     if version is None:
         raise InvariantError("a collision with nothing")
@@ -430,7 +432,7 @@ def _settle(
     if not equal and _apart(item, new, here, judge):
         _one_left(decided, item, new, here, version, judge.origin)
         return
-    policy = "newest" if equal else judge.structure[item.type].collision
+    policy = judge.structure[item.type].collision
     new_text = None if new.value is None else orjson.dumps(new.value)
     if incoming_wins(policy, version, new.version, from_parent=sender == judge.node.parent):
         decided.accepted.append(_accepted(item, new, here, _seen_by(new, here, judge.origin), write=not equal))

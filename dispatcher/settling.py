@@ -9,7 +9,7 @@ successors for collisions):
     new         nothing is here                     apply
     repeat      V is in what L has seen             nothing; count as rejected, merge `seen`, answer back
     successor   L is in what V has seen             apply
-    concurrent  otherwise                           equal contents: the larger version; else the policy of the type
+    concurrent  otherwise                           the policy of the type; no collision where contents are equal
 
 Two more faults are told apart here: births of different items under one key that databases invented (no version of
 either is in the history of the other), and stamps of the future, from a clock that is wrong.
