@@ -3,6 +3,7 @@
 ports       what the flow needs of a database, of the bus and of the clock
 sending     select -> review -> complete -> group -> split: T1
 review        to which neighbours each item goes                               (pure)
+rights        what a neighbour is to get untouched: rights that changed, owners that went somewhere new
 closure       what references draw in with it                                  (pure)
 grouping      what must be one message, and what must come after what          (pure)
 streams       sharing groups out among parallel streams, packing messages      (pure)

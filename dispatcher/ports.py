@@ -43,6 +43,21 @@ class Tie(NamedTuple):
     target: Change
 
 
+class Again(NamedTuple):
+    """Items whose addressees are to be looked at again."""
+
+    items: Sequence[Item]
+    owners: Sequence[Item]
+    """Those of them whose dependants may be lacking where they are held."""
+    more: bool
+
+
+class Dependants(NamedTuple):
+    changes: Sequence[Change]
+    more: bool
+    """There were too many: others are left."""
+
+
 class Content(NamedTuple):
     item: Item
     text: bytes | None
@@ -63,6 +78,8 @@ class Folded:
 
     items: int
     missed: int
+    again: bool = False
+    """Items wait whose addressees are to be looked at again (`look_again`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,8 @@ class Outgoing:
     position: int
     last_session: Stamp | None
     pending: int
-    """Items that are to go to this node out of turn: answers, and deletions that were held back."""
+    """Items that are to go to this node out of turn: answers, what it newly may see, deletions that were held back.
+    Counted up to 1,000: whoever is away for long must not cost the others more and more."""
     ahead: int
     """The largest mark of an item that went to it before its turn; 0 for none."""
     catching_up: bool = False
@@ -172,8 +190,38 @@ class SendingView(Protocol):
         """The neighbours that hold, or may hold, each item: sent to them once, or received from them."""
         ...
 
-    def hold(self, holders: Mapping[str, Sequence[Item]]) -> None:
-        """Notes neighbours as holders. Before anything leaves."""
+    def hold(self, holders: Mapping[str, Mapping[Item, Item | None]]) -> None:
+        """Notes neighbours as holders. Before anything leaves. With each item the one whose reference draws it; None
+        where the rules send it."""
+        ...
+
+    def look_again(self, items_max: int) -> Again:
+        """Takes the next items that wait to be looked at again, about `items_max` of them: those that changes of an
+        access table named, and `follow_later`; and when there are none, items of a type whose rights changed without
+        naming any, from fresh to old, as far as a cursor in the database says."""
+        ...
+
+    def follow_later(self, owners: Sequence[Item]) -> None:
+        """Has all that belongs to these owners looked at again, item by item."""
+        ...
+
+    def known(self, items: Sequence[Item]) -> Sequence[Change]:
+        """What the register has of `items`; those that are there and were never stamped get the version
+        (0, this origin) and a mark. Others are absent."""
+        ...
+
+    def lacking(self, link: Outgoing, items: Sequence[Item]) -> Sequence[Change]:
+        """Those of `items` (of types that do not go everywhere) that a neighbour, served as far as `link` says, is not
+        known to have, and that are neither due to go to it in their turn nor pending, nor gone."""
+        ...
+
+    def dependants(self, link: Outgoing, owners: Sequence[Item], *, items_max: int) -> Dependants:
+        """Items whose owner is one of `owners` and that a neighbour lacks, as in `lacking`: one level, at most
+        `items_max`. Those that were never stamped get a mark, and so are due in their turn."""
+        ...
+
+    def pend(self, node: str, changes: Sequence[Change]) -> None:
+        """Makes the items pending for `node`, in this order."""
         ...
 
     def register(self, items: Sequence[Item]) -> Mapping[Item, Change]:
@@ -422,7 +470,8 @@ class Store(Protocol):
         ...
 
     def has_changes(self) -> bool:
-        """Whether the capture log has anything in it. Cheap: asked every few milliseconds."""
+        """Whether the capture log has anything in it, or items wait to be looked at again. Cheap: asked every few
+        milliseconds."""
         ...
 
     def outgoing(self) -> Sequence[Outgoing]: ...

@@ -54,6 +54,18 @@ def limited_types(structure: Structure) -> frozenset[str]:
     return frozenset(structure.types) - everywhere(structure)
 
 
+def leading_to(structure: Structure, types: frozenset[str]) -> frozenset[str]:
+    """Types whose references lead to one of `types`, over any number of steps."""
+    found: set[str] = set()
+    grown = True
+    while grown:
+        wanted = types | found
+        more = {n for n, t in structure.types.items() if any(r.target in wanted for r in t.references)} - found
+        grown = bool(more)
+        found |= more
+    return frozenset(found)
+
+
 def limited_from(sender: str, node: NodeView, structure: Structure) -> frozenset[str]:
     """Types for which `sender` is noted as a holder of what it sent; of the parent that need not be known."""
     return frozenset() if sender == node.parent else limited_types(structure)

@@ -20,6 +20,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import orjson
 
@@ -29,7 +30,8 @@ from dispatcher.events import event
 from dispatcher.grouping import Limits, Phase, group
 from dispatcher.letters import EMPTY, Body, Letters
 from dispatcher.ports import Bus, Change, Clock, NodeView, Outgoing, SendingView, Sent, Store, Tie
-from dispatcher.review import facts_of, limited_types, review
+from dispatcher.review import facts_of, leading_to, limited_types, review
+from dispatcher.rights import Rights
 from dispatcher.streams import pack, split
 from schemas.errors import ConflictError, InvariantError
 from schemas.network import NodeSettings
@@ -39,6 +41,8 @@ from serializers.keys import Item, key_value
 from serializers.message import Header, item_text
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 PORTION_BYTES_MAX = 32_000_000
 """How much of a portion's content is held in memory; what exceeds it is left for the next one."""
@@ -134,12 +138,16 @@ class Sender:
         self.clock = clock
         self.streams_max = settings.send_streams_max
         self.limited = limited_types(structure)
+        self._leading_to_limited = leading_to(structure, self.limited)
+        self.rights = Rights(node, structure)
         self.delivery = Delivery(store, bus, clock)
         self._incarnation = int(store.origin.partition(".")[2])
         bytes_max = min(settings.message_bytes_max, bus.message_bytes_max or settings.message_bytes_max)
         self._limits = Limits(settings.message_items_max, bytes_max)
         self._exclusive = frozenset(t.name for t in structure.types.values() if t.uniques)
         self._unsettled = True
+        self._again = True
+        """Items may wait to be looked at again: their rights changed."""
         self._heartbeat_due = False
         self._ask_again: dict[str, int] = {}
         """When a neighbour of whom something is missing is asked for it again; `_asked`, how often it was."""
@@ -179,12 +187,21 @@ class Sender:
         links = self._links()
         if moved := self._restart_links(links, plan):
             links = self._links()
+        if self._again:
+            self._look_again([plan.of(link) for link in links])
+            links = self._links()
         for front in self._fronts(links, plan):
             started = self.clock.now()
             parcels = self._prepare(front)
             moved |= self.delivery.hand_over(parcels, plan, started)
         self._unsettled |= moved and bool(self._catching_up)  # who has caught up by now is told so
-        return moved
+        return moved or self._again
+
+    def _look_again(self, links: Sequence[Outgoing]) -> None:
+        """Makes pending what neighbours newly may see, a bounded number of items at a time. `links`: as they will be
+        when what is under way has arrived."""
+        self._again = self._in_transaction(lambda view: self.rights.review_again(view, links))
+        self._unsettled = True  # the store takes what was folded for looked at now
 
     def _links(self) -> list[Outgoing]:
         return [link for link in self.store.outgoing() if link.node in self.node.neighbours]
@@ -274,12 +291,14 @@ class Sender:
     # --- T1 ---
 
     def _prepare(self, front: Front) -> list[Parcel]:
+        return self._parcels(self._in_transaction(lambda view: self._prepare_in(view, front)))
+
+    def _in_transaction(self, act: Callable[[SendingView], Result]) -> Result:
         attempt = 1
         while True:
             try:
                 with self.store.sending() as view:
-                    prepared = self._prepare_in(view, front)
-                return self._parcels(prepared)
+                    return act(view)
             except ConflictError:
                 if attempt >= ATTEMPTS_MAX:
                     raise
@@ -287,7 +306,7 @@ class Sender:
                 attempt += 1
 
     def _prepare_in(self, view: SendingView, front: Front) -> Prepared:
-        view.fold(then=(front.position, self.settings.portion_items_max))
+        self._again |= view.fold(then=(front.position, self.settings.portion_items_max)).again
         portion = self._select(view, front)
         going = self._review(view, portion.changes)
         texts, portion = self._read(view, portion, going)
@@ -295,13 +314,15 @@ class Sender:
         classes = self._complete(view, front, loads, texts)
         self._unsettled |= not portion.whole
 
-        holding = self._note_holders(view, loads, classes)
+        holders = self._holders(loads, classes)
+        self._unsettled |= self.rights.follow(view, front.links, holders, position=portion.position)
+        view.hold(holders)
         cut = [(nodes, self._group(nodes, loads, completed, texts)) for nodes, completed in classes]
         sessions = max((len(phases) for _, phases in cut), default=0)
         if portion.changes:
             view.reviewed(max(change.version.stamp for change in portion.changes))
         first = view.open_session(self.clock.now(), sessions) if sessions else None
-        return Prepared(loads, classes, cut, texts, portion, holding, first)
+        return Prepared(loads, classes, cut, texts, portion, frozenset(holders), first)
 
     def _select(self, view: SendingView, front: Front) -> Portion:
         changes = view.portion(front.position, self.settings.portion_items_max)
@@ -367,10 +388,12 @@ class Sender:
                 alike[id(changes), early] = load
             else:
                 pending = view.pending(link.node, self.settings.portion_items_max)
-                load.take_pending(pending, portion)
+                due, past = self.rights.still_due(view, link.node, pending)
+                load.take_pending(due, portion)
+                load.settled += past
                 missing = [c for c in load.changes if c.item not in texts]
                 texts.update((change.item, text) for change, text in self._texts(view, missing))
-                self._unsettled |= portion.whole and len(pending) < link.pending
+                self._unsettled |= portion.whole and len(pending) == self.settings.portion_items_max
         return loads
 
     def _went_ahead(self, view: SendingView, link: Outgoing, changes: Sequence[Change]) -> frozenset[Item]:
@@ -396,9 +419,8 @@ class Sender:
 
     def _alike(self, nodes: Sequence[str], items: Sequence[Item]) -> list[tuple[str, ...]]:
         """Addressees that need not be asked about one by one: the parent gets everything, and what all children get
-        is known by position. Where a limited type may be referred to, each child has its own."""
-        types = {item.type for item in items}
-        own = any(reference.target in self.limited for name in types for reference in self.structure[name].references)
+        is known by position. Where references may lead to a limited type, each child has its own."""
+        own = any(item.type in self._leading_to_limited for item in items)
         children = [n for n in nodes if n != self.node.parent]
         parent = [(n,) for n in nodes if n == self.node.parent]
         return parent + ([(n,) for n in children] if own else [tuple(children)] if children else [])
@@ -421,19 +443,18 @@ class Sender:
             return [(nodes, completed)]
         return [pair for node in nodes for pair in self._complete_class(view, front, (node,), items)]
 
-    def _note_holders(
-        self, view: SendingView, loads: Mapping[str, Load], classes: Sequence[tuple[tuple[str, ...], Completed]]
-    ) -> frozenset[str]:
-        """Neighbours get what does not go everywhere: that they hold it is noted before anything leaves."""
-        holders: dict[str, list[Item]] = {}
+    def _holders(
+        self, loads: Mapping[str, Load], classes: Sequence[tuple[tuple[str, ...], Completed]]
+    ) -> dict[str, dict[Item, Item | None]]:
+        """By child all items that go to it and do not go everywhere, each with the one whose reference draws it."""
+        holders: dict[str, dict[Item, Item | None]] = {}
         for nodes, completed in classes:
-            going = [*(c.item for c in loads[nodes[0]].changes if not c.gone), *(c.item for c in completed.drawn)]
-            limited = [item for item in going if item.type in self.limited]
-            if limited:
-                holders.update((node, limited) for node in nodes if node != self.node.parent)
-        if holders:
-            view.hold(holders)
-        return frozenset(holders)
+            drawn = {c.item for c in completed.drawn if c.item.type in self.limited}
+            drawers = {target: item for item, target in reversed(completed.ties) if target in drawn} if drawn else {}
+            changed = (c.item for c in loads[nodes[0]].changes if not c.gone and c.item.type in self.limited)
+            if items := {**dict.fromkeys(changed), **drawers}:
+                holders.update((node, items) for node in nodes if node != self.node.parent)
+        return holders
 
     def _group(
         self, nodes: tuple[str, ...], loads: Mapping[str, Load], completed: Completed, texts: Mapping[Item, bytes]

@@ -59,6 +59,7 @@ _TYPE_KEYS = (
     "reference_data",
     "owner",
     "access",
+    "access_from",
     "filter",
     "sections",
     "columns",
@@ -542,7 +543,16 @@ class _Reading:
                 found[key] = marked.text(value, where)
             elif key == "reference_data":
                 found[key] = marked.boolean(value, where)
-            elif key in ("owner", "filter", "optional", "exclude", "predefined", "exceptions", "formerly"):
+            elif key in (
+                "access_from",
+                "owner",
+                "filter",
+                "optional",
+                "exclude",
+                "predefined",
+                "exceptions",
+                "formerly",
+            ):
                 found[key] = marked.texts(value, where)
             elif key in ("columns", "references"):
                 found[key] = {**getattr(base, key), **marked.text_map(value, where)}
@@ -594,6 +604,8 @@ class _Reading:
             fault("access", f"{what} is reference data and has access", "reference data goes everywhere: drop one")
         if settings.owner and settings.access:
             fault("access", f"{what} has an owner and access", "it goes where its owner goes: drop one")
+        if settings.access_from and not settings.access:
+            fault("access_from", f"{what} has access_from and no access", "it names the tables that access is made of")
         if settings.filter and settings.sections:
             fault("sections", f"{what} is a record set (filter) and has sections", "only objects have sections")
         for key in ("filter", "owner"):

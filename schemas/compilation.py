@@ -276,6 +276,7 @@ def _item_type(
         references=references,
         record_key=tuple(c for c in table.primary_key if c not in key_columns) if settings.filter else (),
         access=settings.access,
+        access_from=settings.access_from,
         collision=settings.collision,
         date=settings.columns.get(settings.date, settings.date) if settings.date else None,
         generated_key=any(f.column is not None and f.column.generated_key for f in key),

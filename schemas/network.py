@@ -22,6 +22,8 @@ class TypeSettings:
     reference_data: bool = False
     owner: tuple[str, ...] = ()
     access: str | None = None
+    access_from: tuple[str, ...] = ()
+    """Tables that `access` is made of, where the database cannot tell: when they change, rights may have."""
     filter: tuple[str, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
     section_order: Mapping[str, str] = field(default_factory=dict)

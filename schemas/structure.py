@@ -88,6 +88,8 @@ class ItemType:
     record_key: tuple[str, ...] = ()
     """Record sets: the primary key's columns outside the filter."""
     access: str | None = None
+    access_from: tuple[str, ...] = ()
+    """Tables whose changes change rights, where they are declared."""
     collision: Literal["newest", "parent"] = "newest"
     date: str | None = None
     generated_key: bool = False
@@ -133,6 +135,12 @@ class Structure:
 
     def __getitem__(self, name: str) -> ItemType:
         return self.types[name]
+
+    @cached_property
+    def owning(self) -> frozenset[str]:
+        """Types on which others depend."""
+        dependent = (t.owner_reference for t in self.types.values() if t.routing is Routing.DEPENDENT)
+        return frozenset(owner.target for owner in dependent if owner is not None)
 
 
 @dataclass(frozen=True, slots=True)

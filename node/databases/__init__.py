@@ -3,6 +3,7 @@
     reflection   what tables there are                        -> schemas.tables
     lexical      a column's value in XML's lexical form, and back, as SQL
     capture      the triggers that stamp                      (kod install)
+    rights       the triggers that note changes of rights, and what is looked at again for them
     registers    KOD's own tables, and their upgrades
     reading      items as JSON text
     writing      items from JSON
@@ -19,10 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dispatcher.ports import Content, Figures, Life, Parked, Store
+from dispatcher.ports import Content, Figures, Life, Parked, SendingView, Store
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Mismatch, Structure
@@ -53,6 +54,16 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Since when, and by what, a neighbour holds an item."""
+
+    since: Stamp | None
+    """The session in which it went there; 0 when it came from there; None when it is not certain that it arrived."""
+    drawn_by: str | None
+    """Type and key of the item whose reference drew it along; None where the rules sent it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """What the registers know of one item, for `kod explain`."""
 
@@ -64,7 +75,8 @@ class Story:
     source: str | None = None
     gone: bool = False
     waiting_in_log: bool = False
-    holders: tuple[str, ...] = ()
+    holders: Mapping[str, Held] = field(default_factory=dict)
+    """Neighbours that hold it, or may; only of types that do not go everywhere."""
     pending_for: tuple[str, ...] = ()
     ahead_of: tuple[str, ...] = ()
 
@@ -147,6 +159,10 @@ class Database(Protocol):
         ...
 
     def story(self, item: Item) -> Story: ...
+
+    def looking(self, structure: Structure) -> AbstractContextManager[SendingView]:
+        """The registers and tables as review sees them, from one snapshot; to be read, nothing is kept."""
+        ...
 
     def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
         """Every item of a type that is in its table now, with its value, for `kod compare`: from one snapshot, in no

@@ -257,9 +257,11 @@ class Witness:
     def _nothing_lost(self) -> None:
         """Every version that was committed anywhere is an ancestor of the final one or stands in a journal."""
         world = self.world
-        final = world.nodes[0].contents((*world_tables(), "memos"))
+        final = world.nodes[0].contents((*world_tables(), "memos", "tasks", "plans"))
         kept = {row[1] for row in final["customers"]} | {row[2] for row in final["orders"]} | world.deleted
-        kept |= {row[1] for row in final["shelves"]} | {row[3] for row in final["memos"]}
+        kept |= {row[1] for table in ("shelves", "tasks", "plans") for row in final[table]} | {
+            row[3] for row in final["memos"]
+        }
         for node in world.nodes:
             for line in node.journal():
                 kept |= set(_tokens(line["loser"]["text"]))

@@ -40,6 +40,7 @@ from schemas.network import NodeSettings, TypeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Structure
 from schemas.topology import Topology
+from tests.cluster import limited
 from tests.cluster.kept import BASE, connections, kept
 from tests.cluster.oracles import Witness
 
@@ -54,7 +55,7 @@ EXCHANGE = {
         TypeSettings("Document.Memo", "memos", access="memo_access"),
         TypeSettings("Catalog.MemoFile", "memo_files", owner=("memo_id",)),
     )
-}
+} | limited.EXCHANGE
 
 TABLES = """
 CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT, boss TEXT REFERENCES customers (id));
@@ -70,7 +71,8 @@ CREATE TABLE memo_files (id TEXT PRIMARY KEY, memo_id TEXT NOT NULL REFERENCES m
 CREATE TABLE sim_clock (ms INTEGER);
 INSERT INTO sim_clock VALUES (1000000);
 """
-EVERYWHERE = ("customers", "orders", "order_lines", "order_files", "prices", "shelves")
+TABLES += limited.TABLES
+EVERYWHERE = ("customers", "orders", "order_lines", "order_files", "prices", "shelves", "task_access")
 """Tables that are to be equal at all nodes."""
 
 
@@ -307,6 +309,7 @@ class SimNode:
         bus = SimBus(self.code, self.world.links, self.world)
         self.sender = Sender(self.view, self.structure, self.settings, self.store, bus, self.clock)  # type: ignore[arg-type]
         self.receiver = Receiver(self.view, self.structure, self.settings, self.store, bus, self.clock)  # type: ignore[arg-type]
+        self.sender.rights.items_max = self.world.again_max
         self.flights = Flights()
         if self.world.random.random() < 0.5:
             self.sender.publish_aside(self.flights, lambda: None)
@@ -587,6 +590,7 @@ class World:
         cuts: bool = False,
         memos: bool = True,
         one_writer: bool = False,
+        rights: bool = False,
         tree: Callable[[random.Random], Topology] = small_tree,
         events: Sequence[Event] = (),
         make_node: Callable[..., SimNode] = SimNode,
@@ -595,6 +599,10 @@ class World:
         self.random = random.Random(seed)
         self.writes = [*WRITES, *(DELETIONS if deletions else ()), *(MEMOS if memos else ())]
         self.writes += MEMO_DELETIONS if memos and deletions else ()
+        if rights:
+            self.writes = [*limited.WRITES, put_customer, put_order]
+        self.reach = limited.Reach()
+        self.again_max = self.random.choice([1, 2, 1000]) if rights else 1000
         self.deletions = deletions
         self.events: list[Event] = [*EVENTS, *((cut_or_mend,) * 2 if cuts else ()), *events]
         self.quiet = False
@@ -715,6 +723,7 @@ class World:
 
     def check(self) -> None:
         self.witness.check_at_rest()
+        limited.check(self)
         published = sum(link.published for link in self.links.values())
         self.settle(3, beating=False)
         assert published == sum(link.published for link in self.links.values()), "after quiet there is no silence"
@@ -749,6 +758,8 @@ def mixed(seed: int) -> dict[str, Any]:
         {"one_writer": True, "losses": True},
         {"deletions": False},
         {"losses": True, "cuts": True},
+        {"rights": True},
+        {"rights": True, "losses": True, "cuts": True},
     ]
     if seed % 200 == 199:
         return {"tree": deep_tree, "steps": 800}

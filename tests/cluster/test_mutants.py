@@ -12,12 +12,15 @@ import dispatcher.applying
 import dispatcher.delivery
 import dispatcher.parking
 import dispatcher.receiving
+import dispatcher.review
+import dispatcher.rights
 import dispatcher.settling
 from dispatcher.settling import Relation
-from node.databases.sqlite import folding, receiving
+from node.databases.sqlite import folding, receiving, sending
 from tests.cluster.simulation import history
 
 SEEDS = range(80)
+look_again = sending.SqliteSendingView.look_again
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -66,6 +69,24 @@ def versions_of_the_clock_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(folding, "_VERSIONS", re.sub(r"ELSE max\(f\.at.* END,", "ELSE f.at END,", folding._VERSIONS))
 
 
+def without_looking_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dispatcher.rights.Rights, "review_again", lambda self, view, links: False)
+
+
+def without_dependants_that_follow(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dispatcher.rights.Rights, "_follow", lambda *_, **__: False)
+
+
+def without_following_what_a_child_sends(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        sending.SqliteSendingView, "look_again", lambda *arguments: look_again(*arguments)._replace(owners=())
+    )
+
+
+def everywhere_what_is_limited(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dispatcher.review, "_by_rules", lambda item, node, *_: frozenset(node.children))
+
+
 MUTANTS: dict[Patch, dict[str, bool]] = {
     without_journal: {},
     without_tie_break: {},
@@ -75,6 +96,10 @@ MUTANTS: dict[Patch, dict[str, bool]] = {
     without_resync: {"losses": True},
     recorded_before_the_bus_has_it: {},
     versions_of_the_clock_alone: {},
+    without_looking_again: {"rights": True},
+    without_dependants_that_follow: {"rights": True},
+    without_following_what_a_child_sends: {"rights": True},
+    everywhere_what_is_limited: {"rights": True},
 }
 
 

@@ -73,3 +73,10 @@ def test_postgresql_agrees_in_the_end(seed: int) -> None:
 def test_a_network_of_both_agrees_in_the_end(seed: int) -> None:
     """What one dialect writes the other has to read; their clocks differ by decades here."""
     history(seed, make_node=either, losses=seed % 2 == 1)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("seed", range(25))
+def test_rights_mean_the_same_in_both(seed: int) -> None:
+    """Each dialect notes changes of rights in its own way."""
+    history(seed, make_node=either, rights=True, losses=seed % 4 == 3)

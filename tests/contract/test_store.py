@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from dispatcher.ports import Accepted, Collision, Kept, Letter, Reason, Received, Sent
+from node.databases import Held
 from schemas.errors import ConfigError, MessageError, UnavailableError
 from schemas.network import TypeSettings
 from schemas.stamp import Stamp
@@ -146,7 +147,7 @@ def test_a_sender_that_fails_leaves_nothing(world: StoreWorld) -> None:
     world.execute("INSERT INTO customers (customer_id) VALUES ('A')")
     with pytest.raises(KeyError), world.store.sending() as view:  # noqa: PT012 (the block is what fails)
         view.fold()
-        view.hold({"01": [ALICE]})
+        view.hold({"01": {ALICE: None}})
         view.reviewed(FUTURE)
         raise KeyError
     assert world.store.has_changes()
@@ -408,7 +409,7 @@ def test_limited_items_are_known_only_where_they_are_held(world: StoreWorld) -> 
     assert ties(world, file, after=world.position) == set()
     assert ties(world, file, after=world.position, limited=[ORDER]) == {(file, FIRST)}
     with world.store.sending() as view:
-        view.hold({"01": [FIRST]})
+        view.hold({"01": {FIRST: None}})
         session = view.open_session(Stamp(500))
     with world.store.sending() as view:
         assert view.holders([FIRST, file])[FIRST] == {"01"}
@@ -1038,12 +1039,13 @@ def test_the_story_of_an_item(world: StoreWorld) -> None:
     assert world.database.story(ALICE).waiting_in_log
     (change,) = world.changes()
     with world.store.sending() as view:
-        view.hold({"01": [ALICE]})
-        view.open_session(Stamp(5))
+        view.hold({"01": {ALICE: None}, "02": {ALICE: FIRST}})
+        session = view.open_session(Stamp(5))
     world.store.record_sent([Sent("02", 0, None, ahead=[change], deferred=[change])])
     story = world.database.story(ALICE)
     assert (story.exists, story.stamp, story.origin, story.mark) == (True, *change.version, 1)
-    assert (story.holders, story.pending_for, story.ahead_of) == (("01",), ("02",), ("02",))
+    assert (story.pending_for, story.ahead_of) == (("02",), ("02",))
+    assert story.holders == {"01": Held(session, None), "02": Held(session, f"{ORDER} [1]")}
     assert not world.database.story(CAROL).exists
 
 

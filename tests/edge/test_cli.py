@@ -129,7 +129,13 @@ def test_a_change_travels_and_the_commands_agree_about_it(exchanged: Kod) -> Non
     story = exchanged.json("explain", "--node", "01", "Document.Order", "7")
     assert (story["exists"], story["came_from"], story["key"]) == (True, "00", '[{"integer":7}]')
     assert story["addressees"] == [
-        {"node": "00", "rule": "it came from there: not sent back", "state": "has it: it came from there"}
+        {
+            "node": "00",
+            "rule": "it came from there: not sent back",
+            "state": "has it: it came from there",
+            "held_since": None,
+            "held_by": None,
+        }
     ]
 
 

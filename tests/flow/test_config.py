@@ -122,7 +122,7 @@ nodes:
   "01": {database: "sqlite:///x"}
 exchange:
   Catalog.Product: {table: products, reference_data: true, owner: a, sections: {l: {order: x}}}
-  Catalog.B: {table: products, references: {a: Catalog.Prodct}, optional: []}
+  Catalog.B: {table: products, references: {a: Catalog.Prodct}, optional: [], access_from: [shops]}
   Catalog.C: {table: c, filter: [a], sections: {lines: d}, access: yes}
 """,
     )
@@ -146,6 +146,7 @@ exchange:
         "nodes.yaml:23: type Catalog.Product: sections.l has no table",
         "nodes.yaml:24: table 'products' is in type Catalog.Product and in type Catalog.B",
         "nodes.yaml:24: type Catalog.B: optional names nothing",
+        "nodes.yaml:24: type Catalog.B has access_from and no access",
         "nodes.yaml:24: type Catalog.B: references.a names 'Catalog.Prodct'",
         "nodes.yaml:25: type Catalog.C is a record set (filter) and has sections",
         "nodes.yaml:25: type Catalog.C: access has to be a text; yes is read by YAML as true or false",

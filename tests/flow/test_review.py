@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dispatcher.closure import complete
 from dispatcher.ports import Change, NodeView, Tie
-from dispatcher.review import Facts, everywhere, limited_types, review
+from dispatcher.review import Facts, everywhere, leading_to, limited_types, review
 from schemas.package import Property
 from schemas.stamp import Stamp
 from schemas.structure import Field, ItemType, Reference, Routing, Structure
@@ -116,3 +116,9 @@ def test_closure_brings_what_the_addressee_lacks_until_nothing_new_appears() -> 
     assert len(completed.ties) == 2
     had = complete([Item("Page", "[1]")], ties_of, had_by=frozenset({"01"}))
     assert [c.item.type for c in had.drawn] == ["File"]  # the order came from 01
+
+
+def test_references_lead_to_limited_types_over_any_number_of_steps() -> None:
+    """Each child lacks others of them: what one portion draws for all would go to those who have it."""
+    assert leading_to(STRUCTURE, frozenset({"Order"})) == {"File", "Page"}
+    assert leading_to(STRUCTURE, limited_types(STRUCTURE)) == {"File", "Page"}

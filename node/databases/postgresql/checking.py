@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from node.databases.postgresql import capture
+from node.databases.postgresql import capture, rights
 from node.databases.postgresql.connecting import Connection
 from node.databases.postgresql.references import LACKS_SILENCE
 from node.databases.postgresql.reflection import quoted_table
 from schemas.errors import ConfigError
-from schemas.structure import ItemType, Mismatch, Structure
+from schemas.structure import ItemType, Mismatch, Routing, Structure
 
 _SETTINGS = """
 SELECT current_setting('fsync') = 'on', current_setting('synchronous_commit'),
@@ -84,6 +84,8 @@ def _types(connection: Connection, structure: Structure) -> Iterator[Mismatch]:
             yield from _kind(connection, item_type)
             yield from _key(item_type)
             yield from _sections(connection, item_type)
+            yield from _rights(connection, item_type)
+            yield from _owner(connection, item_type)
 
 
 def _kind(connection: Connection, item_type: ItemType) -> Iterator[Mismatch]:
@@ -131,3 +133,33 @@ def _sections(connection: Connection, item_type: ItemType) -> Iterator[Mismatch]
                 " every reading of an object reads the whole table",
                 f"CREATE INDEX ON {section.table} ({', '.join(c for c, _ in section.link)})",
             )
+
+
+def _rights(connection: Connection, item_type: ItemType) -> Iterator[Mismatch]:
+    why = rights.unseen(connection, item_type) if item_type.access else ""
+    if why:
+        yield _note(
+            item_type.name,
+            None,
+            f"{item_type.access} {why}: items that a node newly may see reach it only when they change",
+            f"name the tables that it is made of: `access_from: [table, …]` for {item_type.name}",
+        )
+
+
+def _owner(connection: Connection, item_type: ItemType) -> Iterator[Mismatch]:
+    reference = item_type.owner_reference
+    if item_type.routing is not Routing.DEPENDENT or reference is None or reference.section is not None:
+        return
+    assert item_type.table is not None
+    columns = "{" + ",".join('"' + column.replace('"', '\\"') + '"' for column in reference.columns) + "}"
+    row = connection.execute(
+        _LINK_INDEX, (quoted_table(item_type.table), columns, str(len(reference.columns)))
+    ).fetchone()
+    if not (row and row[0]):
+        yield _note(
+            item_type.name,
+            None,
+            f"{item_type.table} has no index that begins with {', '.join(reference.columns)}:"
+            " to find what belongs to an owner the whole table is read",
+            f"CREATE INDEX ON {item_type.table} ({', '.join(reference.columns)})",
+        )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import orjson
 import psycopg
 from sqlalchemy.engine import make_url
 
-from dispatcher.ports import Content, Figures, Life, Parked
-from node.databases import Installed, Standing, Story
+from dispatcher.ports import Content, Figures, Life, Parked, SendingView
+from node.databases import Held, Installed, Standing, Story
 from node.databases.postgresql import capture, figures, parking, reflection, stamping
 from node.databases.postgresql.checking import check
 from node.databases.postgresql.connecting import Connection, Connections, Statement, Transaction, streamed, translated
@@ -20,6 +20,7 @@ from node.databases.postgresql.reading import Reader, compile_all, record_set
 from node.databases.postgresql.receiving import DEFERRED
 from node.databases.postgresql.reflection import quoted_table
 from node.databases.postgresql.registers import TABLES, TYPE_IDS, VERSION, TypeIds, folding
+from node.databases.postgresql.sending import PostgresqlSendingView
 from node.databases.postgresql.sequences import find_sequences, set_identity
 from node.databases.postgresql.store import PostgresqlStore
 from node.databases.postgresql.writing import Writer, Written
@@ -61,7 +62,8 @@ SELECT count(*) FROM again"""
 _STORY = """
 SELECT r.stamp, r.origin, r.seen::text, r.mark, r.source, r.gone,
   EXISTS (SELECT FROM kod.log g WHERE g.type = i.type AND g.key = i.key),
-  ARRAY(SELECT node FROM kod.presence p WHERE p.type = i.type AND p.key = i.key ORDER BY node),
+  (SELECT json_object_agg(node, json_build_array(since, drawn_by) ORDER BY node)::text FROM kod.presence p
+   WHERE p.type = i.type AND p.key = i.key),
   ARRAY(SELECT node FROM kod.pending p WHERE p.type = i.type AND p.key = i.key ORDER BY node),
   ARRAY(SELECT node FROM kod.ahead p WHERE p.type = i.type AND p.key = i.key ORDER BY node)
 FROM (SELECT $1::smallint AS type, $2::text COLLATE "C" AS key) i
@@ -266,10 +268,21 @@ class PostgresqlDatabase:
             source=source,
             gone=bool(gone),
             waiting_in_log=logged,
-            holders=tuple(holders),
+            holders={
+                node: Held(None if since is None else Stamp(since), drawn_by)
+                for node, (since, drawn_by) in orjson.loads(holders or "{}").items()
+            },
             pending_for=tuple(pending),
             ahead_of=tuple(ahead),
         )
+
+    @contextmanager
+    def looking(self, structure: Structure) -> Iterator[SendingView]:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
+        with self._connections.transaction("REPEATABLE READ READ ONLY") as transaction:
+            yield PostgresqlSendingView(transaction, structure, {}, ids, Reader(structure, ids, set()))
 
     def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
         item_type = structure[type_name]

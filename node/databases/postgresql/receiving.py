@@ -72,6 +72,16 @@ _HELD = f"""
 INSERT INTO kod.presence AS p (type, key, node, since) SELECT DISTINCT i.type, i.key, $3, 0 FROM {ITEMS} i
 ON CONFLICT (type, key, node) DO UPDATE SET since = 0 WHERE p.since IS NULL OR p.since > 0"""
 
+# The sender has what it sends: it was to get an older version.
+_NOT_PENDING = f"""
+DELETE FROM kod.pending p USING {ITEMS} i WHERE p.node = $3 AND p.type = i.type AND p.key = i.key"""
+
+# What belongs to an owner that was here already has to follow it to the sender.
+_FOLLOW = f"""
+INSERT INTO kod.rights (type, key, follow) SELECT i.type, i.key, true FROM {ITEMS} i
+WHERE EXISTS (SELECT FROM kod.register r WHERE r.type = i.type AND r.key = i.key AND NOT r.gone)
+  AND NOT EXISTS (SELECT FROM kod.presence p WHERE p.type = i.type AND p.key = i.key AND p.node = $3)"""
+
 # Items that have no register entry were never stamped: the version is (0, this origin), and they get a mark.
 _ANSWER = f"""
 WITH i AS MATERIALIZED (SELECT * FROM {ITEMS} i),
@@ -86,6 +96,8 @@ put AS (
 INSERT INTO kod.pending (node, type, key, mark)
 SELECT $3, i.type, i.key, r.mark FROM i JOIN kod.register r ON r.type = i.type AND r.key = i.key
 WHERE r.mark >= 0 AND (r.source IS NOT DISTINCT FROM $3
+  -- its turn may be over, and not recorded yet: of what does not go everywhere it went by without the node
+  OR r.type = ANY ($4::smallint[])
   OR NOT EXISTS (SELECT FROM kod.outgoing o WHERE o.node = $3 AND r.mark > o.position))
 ON CONFLICT (node, type, key) DO UPDATE SET mark = excluded.mark"""
 
@@ -187,6 +199,8 @@ class PostgresqlReceivingView:
                 f"type {', '.join(unknown)} is not known here", hint="add it to the package and run `kod install`"
             )
         held = [item for item in items if item.type in self._limited]
+        if owners := [item for item in held if item.type in self._structure.owning]:
+            self._transaction.queue(Statement(_FOLLOW, (*self._ids.items(owners), self._sender)))
         if held:
             self._transaction.queue(Statement(_HELD, (*self._ids.items(held), self._sender)))
 
@@ -223,6 +237,8 @@ class PostgresqlReceivingView:
         written = [Written(one.item, one.value, one.existed) for one in accepted if one.write]
         rows = [self._register_row(one) for one in accepted]
         accept = Statement(_ACCEPT, (orjson.dumps(rows).decode(), self._sender, str(self._forward).lower()))
+        if limited := [one.item for one in accepted if one.item.type in self._limited]:
+            self._transaction.queue(Statement(_NOT_PENDING, (*self._ids.items(limited), self._sender)))
         self._refuse_cascades(written)
         self._run_writing(written, accept)
         self._registered.update(one.item for one in accepted)
@@ -298,7 +314,8 @@ class PostgresqlReceivingView:
 
     def answer_back(self, node: str, items: Sequence[Item]) -> None:
         if items:
-            self._transaction.queue(Statement(_ANSWER, (*self._ids.items(items), node)))
+            limited = "{" + ",".join(sorted(str(self._ids.id(name)) for name in self._limited)) + "}"
+            self._transaction.queue(Statement(_ANSWER, (*self._ids.items(items), node, limited)))
 
     def doubt(self, items: Sequence[Item]) -> None:
         if items:

@@ -4,6 +4,8 @@
     register   one row per item: its version, its mark, where it came from
     types      the types' numbers; node: this node; outgoing, incoming, received: the links
     presence   holders of items that do not go everywhere; ahead, pending: what went, or goes, out of turn
+    rights     items, or types (no key), whose rights may have changed, until they are looked at again
+    walks      how far a type whose rights changed has been looked at again, by marks, from the largest down
     collisions the journal; parked: messages that could not be applied yet; triggers: what `kod install` made
 
 The view `stamps` is for others: type, key, stamp, deleted (with what is not folded yet).
@@ -85,7 +87,22 @@ CREATE TABLE kod.presence (
   key text COLLATE "C" NOT NULL,
   node text NOT NULL,
   since bigint,
+  drawn_by text,
   PRIMARY KEY (type, key, node)
+);
+-- No index: the triggers of access tables append to it. Taken in portions.
+CREATE TABLE kod.rights (
+  type smallint NOT NULL,
+  key text COLLATE "C",
+  follow boolean NOT NULL DEFAULT false
+) WITH (autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 1000000,
+        autovacuum_vacuum_cost_delay = 0);
+CREATE TABLE kod.walks (
+  type smallint PRIMARY KEY,
+  below bigint NOT NULL,
+  down_to bigint NOT NULL DEFAULT 0,
+  again_from bigint
 );
 CREATE INDEX presence_since ON kod.presence (node, since);
 CREATE TABLE kod.outgoing (
@@ -248,7 +265,8 @@ WITH taken AS (
   UPDATE kod.node m SET top_mark = m.top_mark + c.marks, missed = m.missed + c.missed FROM counted c WHERE c.marks > 0
 )
 SELECT c.items, c.missed, c.rows, n.top_mark + c.marks,
-  (SELECT json_agg(json_build_array(type, key)) FROM versioned WHERE perhaps_gone)::text
+  (SELECT json_agg(json_build_array(type, key)) FROM versioned WHERE perhaps_gone)::text,
+  EXISTS (SELECT FROM kod.rights) OR EXISTS (SELECT FROM kod.walks)
 FROM counted c, node n"""
 
 
@@ -259,6 +277,8 @@ class FoldResult(NamedTuple):
     top: int
     types: list[Row]
     """Of each type: its number, its largest mark, and whether all its rows have stamps."""
+    again: bool
+    """Items wait to be looked at again."""
     asked: list[list[Row]]
 
 
@@ -314,11 +334,13 @@ def folding(
 ) -> FoldResult:
     """Takes in the whole log. In a transaction of REPEATABLE READ, one at a time. `then`: what is asked after it, in
     the same round trip."""
-    ((items, missed, rows, top, perhaps_gone),), types, *asked = transaction.run(Statement(FOLD), TOP_MARKS, *then)
+    ((items, missed, rows, top, perhaps_gone, again),), types, *asked = transaction.run(
+        Statement(FOLD), TOP_MARKS, *then
+    )
     if perhaps_gone:
         mended = transaction.run(*_still_there(structure, ids, orjson.loads(perhaps_gone)), *then)
         asked = mended[len(mended) - len(then) :]
-    return FoldResult(items, missed, rows, top, types, asked)
+    return FoldResult(items, missed, rows, top, types, again, asked)
 
 
 def _still_there(structure: Structure, ids: TypeIds, items: Sequence[tuple[int, str]]) -> list[Statement]:

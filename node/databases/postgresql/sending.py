@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import orjson
 
-from dispatcher.ports import Change, Content, Folded, Tie
+from dispatcher.ports import Again, Change, Content, Dependants, Folded, Outgoing, Tie
+from node.databases.postgresql import rights
 from node.databases.postgresql.connecting import Row, Statement, Transaction
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
 from node.databases.postgresql.reading import Reader, matches
@@ -35,9 +36,10 @@ SELECT i.n, p.node FROM {ITEMS} i CROSS JOIN LATERAL
 _RECORDED = "coalesce((SELECT last_session FROM kod.outgoing WHERE node = {node}), 0)"
 _DOUBT = f"UPDATE kod.presence SET since = NULL WHERE node = $1 AND since > {_RECORDED.format(node='$1')}"
 _HOLD = f"""
-INSERT INTO kod.presence AS p (type, key, node, since)
-SELECT DISTINCT i.type, i.key, $3, n.last_session + 1 FROM {ITEMS} i, kod.node n
-ON CONFLICT (type, key, node) DO UPDATE SET since = excluded.since
+INSERT INTO kod.presence AS p (type, key, node, since, drawn_by)
+SELECT i.type, i.key, $3, greatest($5::bigint, n.last_session + 1), d.by
+FROM kod.node n, {ITEMS} i JOIN json_array_elements_text($4::json) WITH ORDINALITY AS d(by, n) ON d.n = i.n
+ON CONFLICT (type, key, node) DO UPDATE SET since = excluded.since, drawn_by = excluded.drawn_by
 WHERE p.since IS NULL OR p.since > {_RECORDED.format(node="$3")}"""
 
 _REGISTER = f"""
@@ -81,7 +83,7 @@ class PostgresqlSendingView:
         self._found: tuple[tuple[int, int], list[Row]] | None = None
         """What was looked up with the fold."""
         self._reviewed: Stamp | None = None
-        self._held: dict[str, list[Item]] = {}
+        self._held: dict[str, dict[Item, Item | None]] = {}
         self._tops_known: dict[str, tuple[int, bool]] | None = None
         self.folded_rows = 0
 
@@ -92,7 +94,7 @@ class PostgresqlSendingView:
         self._top = folded.top
         self._note_tops(folded.types)
         self.folded_rows += folded.log_rows
-        return Folded(folded.items, folded.missed)
+        return Folded(folded.items, folded.missed, folded.again)
 
     def portion(self, after: int, items_max: int) -> Sequence[Change]:
         found, self._found = self._found, None
@@ -143,7 +145,7 @@ class PostgresqlSendingView:
 
     def access(self, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
         found: dict[Item, set[str]] = {}
-        limited = [item for item in items if self._types[item.type].access]
+        limited = [item for item in items if self._types[item.type].access and self._types[item.type].table]
         for name, its in _by_type(limited).items():
             item_type = self._types[name]
             same = matches(item_type, "a", "k", ())
@@ -164,16 +166,19 @@ class PostgresqlSendingView:
             found[items[number - 1]].add(node)
         return {item: frozenset(nodes) for item, nodes in found.items()}
 
-    def hold(self, holders: Mapping[str, Sequence[Item]]) -> None:
+    def hold(self, holders: Mapping[str, Mapping[Item, Item | None]]) -> None:
         for node, items in holders.items():
-            self._held.setdefault(node, []).extend(items)
+            self._held.setdefault(node, {}).update(items)
 
-    def finish(self) -> list[Statement]:
+    def finish(self, now: Stamp | None = None) -> list[Statement]:
         """What is left to be noted: the holders, with the session that is going to be opened, and the boundary."""
         noted = []
         for node, items in self._held.items():
             if items:
-                noted += [Statement(_DOUBT, (node,)), Statement(_HOLD, (*self._ids.items(items), node))]
+                drawn = orjson.dumps([None if by is None else f"{by.type} {by.key}" for by in items.values()]).decode()
+                opened = None if now is None else str(now)
+                hold = Statement(_HOLD, (*self._ids.items(list(items)), node, drawn, opened))
+                noted += [Statement(_DOUBT, (node,)), hold]
         if self._reviewed is not None:
             noted.append(Statement(_REVIEWED, (str(self._reviewed),)))
         self._held, self._reviewed = {}, None
@@ -189,7 +194,9 @@ class PostgresqlSendingView:
             yield Content(item, text)
 
     def open_session(self, now: Stamp, sessions: int = 1) -> Stamp:
-        ((last,),) = self._transaction.commit_with(*self.finish(), Statement(_OPEN_SESSION, (str(now), str(sessions))))
+        ((last,),) = self._transaction.commit_with(
+            *self.finish(now), Statement(_OPEN_SESSION, (str(now), str(sessions)))
+        )
         return Stamp(last - sessions + 1)
 
     def reviewed(self, boundary: Stamp) -> None:
@@ -197,6 +204,52 @@ class PostgresqlSendingView:
 
     def _changes(self, statement: Statement) -> list[Change]:
         return [self._ids.change(row) for row in self._transaction.rows(statement)]
+
+    # --- what is looked at again --------------------------------------------------------------------------------------
+
+    def look_again(self, items_max: int) -> Again:
+        again = rights.look_again(self._transaction, self._ids, items_max)
+        self.folded_rows += len(again.items)
+        return again
+
+    def follow_later(self, owners: Sequence[Item]) -> None:
+        for item_type, its in rights.dependent_types(self._structure, _by_type(owners)):
+            sql = rights.follow_later(self._structure, item_type, self._ids.id(item_type.name))
+            keys = keys_parameter(self._types[its[0].type], [item.key for item in its])
+            self._transaction.queue(Statement(sql, (keys,)))
+
+    def known(self, items: Sequence[Item]) -> Sequence[Change]:
+        known = dict(self.register(items))
+        strange = [item for item in items if item not in known]
+        there = [content.item for content in self.contents(strange) if not _is_empty(content)]
+        known.update(self._stamp_first(there))
+        return [known[item] for item in items if item in known]
+
+    def lacking(self, link: Outgoing, items: Sequence[Item]) -> Sequence[Change]:
+        if not items:
+            return []
+        return self._changes(Statement(rights.LACKING, (*self._ids.items(items), *rights.served(link))))
+
+    def dependants(self, link: Outgoing, owners: Sequence[Item], *, items_max: int) -> Dependants:
+        found: list[Change] = []
+        strange: list[Item] = []
+        more = False
+        for item_type, its in rights.dependent_types(self._structure, _by_type(owners)):
+            sql = rights.dependants(self._structure, item_type, self._ids.id(item_type.name), items_max)
+            keys = keys_parameter(self._types[its[0].type], [item.key for item in its])
+            rows = self._transaction.rows(Statement(sql, (keys, *rights.served(link))))
+            more |= len(rows) == items_max
+            for key, *change in rows:
+                if change[0] is None:
+                    strange.append(Item(item_type.name, key))
+                else:
+                    found.append(self._ids.change(change))
+        self._stamp_first(strange)
+        return Dependants(found, more)
+
+    def pend(self, node: str, changes: Sequence[Change]) -> None:
+        if changes:
+            self._transaction.queue(Statement(rights.PEND, (*self._ids.items([c.item for c in changes]), node)))
 
     # --- ties -----------------------------------------------------------------------------------------------------
 
@@ -299,6 +352,11 @@ def _portion(after: int, items_max: int) -> Statement:
     return Statement(
         f"SELECT {CHANGE} FROM kod.register r WHERE {later} ORDER BY mark LIMIT {items_max:d}", (str(after),)
     )
+
+
+def _is_empty(content: Content) -> bool:
+    """Nothing is there: no object, or a record set without records."""
+    return content.text is None or content.text.endswith(b'"Records":[]}')
 
 
 def _by_type(items: Sequence[Item]) -> dict[str, list[Item]]:

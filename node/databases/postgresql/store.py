@@ -26,13 +26,15 @@ from schemas.stamp import Stamp
 from schemas.structure import Structure
 
 VACUUM_AFTER_ROWS = 20_000
-"""Folded log rows after which the log is vacuumed: polling reads its pages, dead rows and all."""
+"""Rows taken from the logs, of changes and of rights, after which they are vacuumed: polling reads their pages, dead
+rows and all."""
 
 TRUNCATE_AFTER_ROWS = 100_000
 
 # Whether anything is visible in the log. The same snapshot as last time sees the same: then the log is not looked at.
 _HAS_CHANGES = """
-SELECT s.snapshot, CASE WHEN s.snapshot = $1 THEN NULL ELSE EXISTS (SELECT FROM kod.log) END
+SELECT s.snapshot, CASE WHEN s.snapshot = $1 THEN NULL
+  ELSE EXISTS (SELECT FROM kod.log) OR EXISTS (SELECT FROM kod.rights) OR EXISTS (SELECT FROM kod.walks) END
 FROM (SELECT pg_current_snapshot()::text AS snapshot OFFSET 0) s"""
 
 # What has its mark and has not been sent, after a crash, say.
@@ -41,7 +43,8 @@ SELECT EXISTS (SELECT FROM kod.register r WHERE r.mark > 0 AND r.mark > (SELECT 
   OR EXISTS (SELECT FROM kod.pending)"""
 
 _OUTGOING = """
-SELECT o.node, o.position, o.last_session, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node),
+SELECT o.node, o.position, o.last_session,
+  (SELECT count(*) FROM (SELECT FROM kod.pending p WHERE p.node = o.node LIMIT 1000) p),
   coalesce((SELECT max(mark) FROM kod.ahead a WHERE a.node = o.node), 0), o.position < o.catch_up, o.restart > 0,
   o.wish, CASE WHEN o.wish IS NULL AND NOT EXISTS (SELECT FROM kod.parked p WHERE p.node = o.node)
     THEN (SELECT completed FROM kod.incoming i WHERE i.node = o.node) END
@@ -323,7 +326,7 @@ class PostgresqlStore:
         self._folded_rows = 0
         try:
             with self._connections.connection() as connection:
-                connection.execute(f"VACUUM (TRUNCATE {truncate}, SKIP_LOCKED true) kod.log")
+                connection.execute(f"VACUUM (TRUNCATE {truncate}, SKIP_LOCKED true) kod.log, kod.rights")
         except KodError:
             pass  # without the right to, the server's own vacuum does it later
 

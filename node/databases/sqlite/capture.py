@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from node.databases.sqlite import rights
 from node.databases.sqlite.lexical import Form, any_of, key_array_sql, quoted
 from node.databases.sqlite.reflection import UniqueIndex, unique_indexes
 from schemas.structure import Field, ItemType, Section, Structure
@@ -34,12 +35,14 @@ class _Captured:
     table: str
     columns: tuple[str, ...]
     forms: tuple[Form, ...]
-    travelling: tuple[str, ...] | None
-    """Only changes of these columns count; None: of any."""
+    travelling: tuple[str, ...]
+    """Only changes of these columns count."""
     vanishes: bool
     """A deleted row may be the end of its item (an object's root)."""
     nullable: bool
     """A row with NULL there belongs to no item (a section's link)."""
+    ordered_by_rowid: bool = False
+    """Nothing else says in which order its rows travel."""
     root: str = ""
     """Set where the link is not by the object's key: the key is then looked up in this table, by `columns`."""
     root_columns: tuple[str, ...] = ()
@@ -65,7 +68,7 @@ def triggers(
         for captured in _captured(item_type, type_ids[item_type.name]):
             if not _is_view(connection, captured.table):
                 found.update(_triggers_of(connection, captured, now_sql))
-    return found
+    return found | rights.triggers(connection, structure, type_ids)
 
 
 def installed(connection: sqlite3.Connection) -> dict[str, str]:
@@ -95,6 +98,7 @@ def _captured(item_type: ItemType, type_id: int) -> list[_Captured]:
         travelling=_columns(item_type.held),
         vanishes=item_type.is_object,
         nullable=False,
+        ordered_by_rowid=not item_type.is_object and not item_type.record_key,
     )
     return [root, *(_captured_section(root, section) for section in item_type.sections)]
 
@@ -103,7 +107,12 @@ def _captured_section(root: _Captured, section: Section) -> _Captured:
     ours = {theirs: own for own, theirs in section.link}
     links = tuple(own for own, _ in section.link)
     common = replace(
-        root, table=section.table, travelling=links + _columns(section.fields), vanishes=False, nullable=True
+        root,
+        table=section.table,
+        travelling=links + _columns(section.fields),
+        vanishes=False,
+        nullable=True,
+        ordered_by_rowid=not section.order and not section.primary_key,
     )
     if set(ours) == set(root.columns):
         return replace(common, columns=tuple(ours[column] for column in root.columns))
@@ -125,7 +134,7 @@ def _triggers_of(connection: sqlite3.Connection, captured: _Captured, now_sql: s
     moved = any_of([_differs(column) for column in captured.columns])
     found = {
         "insert": ("AFTER INSERT", "", [new]),
-        "update": ("AFTER UPDATE", _changes(connection, captured), [new, f"{old} AND ({moved})"]),
+        "update": ("AFTER UPDATE", _changes(captured), [new, f"{old} AND ({moved})"]),
         "delete": ("AFTER DELETE", "", [old]),
     }
     evicting = [i for i in unique_indexes(connection, captured.table) if _evicts_others(i, captured)]
@@ -160,16 +169,15 @@ def _logged(captured: _Captured, row: str, now_sql: str, *, gone: bool) -> str:
 
 
 def _differs(column: str) -> str:
-    return f"OLD.{quoted(column)} IS NOT NEW.{quoted(column)} COLLATE BINARY"
+    """1 and 1.0 are equal in SQLite, and written differently."""
+    old, new = f"OLD.{quoted(column)}", f"NEW.{quoted(column)}"
+    return f"{old} IS NOT {new} COLLATE BINARY OR typeof({old}) <> typeof({new})"
 
 
-def _changes(connection: sqlite3.Connection, captured: _Captured) -> str:
-    """Where some columns do not travel, an update of only those is none. Not `UPDATE OF`: `SET rowid = …` evades it."""
-    rows = connection.execute(f"PRAGMA table_xinfo({quoted(captured.table)})").fetchall()
-    written = {name for _, name, _, _, _, _, hidden in rows if not hidden}
-    if captured.travelling is None or written <= set(captured.travelling):
-        return ""
-    return any_of([_differs(column) for column in captured.travelling])
+def _changes(captured: _Captured) -> str:
+    """An UPDATE that leaves all that travels as it was is none. Not `UPDATE OF`: `SET rowid = …` evades it."""
+    order = ["OLD.rowid <> NEW.rowid"] if captured.ordered_by_rowid else []
+    return any_of([*order, *(_differs(column) for column in captured.travelling)])
 
 
 def _evicts_others(index: UniqueIndex, captured: _Captured) -> bool:

@@ -11,12 +11,13 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Accepted, Content, Figures, Life, Parked
-from node.databases import Installed, Standing, Story
-from node.databases.sqlite import capture, figures, parking, reflection, registers
+from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
+from node.databases import Held, Installed, Standing, Story
+from node.databases.sqlite import capture, figures, parking, reflection, registers, rights
 from node.databases.sqlite.connection import connect, path_of, transaction, translated
 from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading
+from node.databases.sqlite.sending import SqliteSendingView
 from node.databases.sqlite.store import SqliteStore
 from node.databases.sqlite.writing import Writing, in_words
 from schemas.errors import ConfigError, MessageError
@@ -122,6 +123,8 @@ class SqliteDatabase:
             connection.execute(f"DROP TRIGGER {quoted(name)}")
         for name in missing:
             connection.execute(needed[name])
+        if any(name.startswith(rights.PREFIX) for name in missing):
+            rights.all_again(connection, structure, type_ids)
         done = []
         if missing:
             done.append(f"{len(missing)} capture triggers created")
@@ -322,6 +325,14 @@ class SqliteDatabase:
                 raise ConfigError(f"{item.type} is not known to the registers of {self._path.name}", hint="kod install")
             return _story(connection, (row[0], item.key))
 
+    @contextmanager
+    def looking(self, structure: Structure) -> Iterator[SendingView]:
+        with self._connected(installed=True) as connection:
+            type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
+            reading = Reading(connection, structure, type_ids)
+            with transaction(connection, "DEFERRED"):
+                yield SqliteSendingView(connection, structure, reading, type_ids)
+
     def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
         item_type = structure[type_name]
         if item_type.table is None:
@@ -467,6 +478,13 @@ def _check_type(connection: sqlite3.Connection, item_type: ItemType) -> list[Mis
             )
         if form.xml in ("float", "double"):
             note(field.name, "note", f"floating-point numbers in the key of {item_type.table}", "use whole numbers")
+    if why := rights.unseen(connection, item_type):
+        note(
+            None,
+            "note",
+            f"{item_type.access} {why}: items that a node newly may see reach it only when they change",
+            f"name the tables that it is made of: `access_from: [table, …]` for {item_type.name}",
+        )
     for index in reflection.unique_indexes(connection, item_type.table):
         if index.expression:
             note(
@@ -550,6 +568,9 @@ def _story(connection: sqlite3.Connection, key: tuple[int, str]) -> Story:
         rows = connection.execute(f"SELECT node FROM {table} WHERE type = ? AND key = ? ORDER BY node", key)
         return tuple(node for (node,) in rows)
 
+    held = connection.execute(
+        "SELECT node, since, drawn_by FROM kod_presence WHERE type = ? AND key = ? ORDER BY node", key
+    ).fetchall()
     stamp, origin, seen, mark, source, gone = row or (None, None, None, 0, None, 0)
     return Story(
         exists=row is not None and not gone,
@@ -560,7 +581,7 @@ def _story(connection: sqlite3.Connection, key: tuple[int, str]) -> Story:
         source=source,
         gone=bool(gone),
         waiting_in_log=bool(logged),
-        holders=nodes("kod_presence"),
+        holders={node: Held(None if since is None else Stamp(since), drawn) for node, since, drawn in held},
         pending_for=nodes("kod_pending"),
         ahead_of=nodes("kod_ahead"),
     )

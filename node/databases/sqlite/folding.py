@@ -16,6 +16,8 @@ from dispatcher.ports import Folded
 from node.databases.sqlite.reading import Reading
 from serializers.keys import Item
 
+_AGAIN = "SELECT EXISTS (SELECT 1 FROM kod_rights) OR EXISTS (SELECT 1 FROM kod_walks)"
+
 _GATHER = """INSERT INTO temp.kod_folding (type, key, at, local, gone)
     SELECT type, key, max(at), max(local), max(gone) FROM kod_log GROUP BY type, key ORDER BY max(at), type, key"""
 
@@ -41,10 +43,11 @@ _VERSIONS = """INSERT INTO kod_register (type, key, stamp, origin, seen, mark, k
 
 def fold(connection: sqlite3.Connection, reading: Reading, type_names: Mapping[int, str]) -> Folded:
     """Folds all that the log has, inside the caller's write transaction."""
+    (again,) = connection.execute(_AGAIN).fetchone()
     connection.execute("DELETE FROM temp.kod_folding")
     count = connection.execute(_GATHER).rowcount
     if not count:
-        return Folded(0, 0)
+        return Folded(0, 0, bool(again))
     connection.execute("DELETE FROM kod_log")
     _look_whether_gone(connection, reading, type_names)
     top, origin, boundary = connection.execute("SELECT top_mark, origin, boundary FROM kod_node").fetchone()
@@ -58,7 +61,7 @@ def fold(connection: sqlite3.Connection, reading: Reading, type_names: Mapping[i
     (items,) = connection.execute("SELECT count(*) FROM temp.kod_folding WHERE local").fetchone()
     missed = _missed(connection, boundary)
     connection.execute("UPDATE kod_node SET top_mark = ?, missed = missed + ?", (top + count, missed))
-    return Folded(items, missed)
+    return Folded(items, missed, bool(again))
 
 
 def _look_whether_gone(connection: sqlite3.Connection, reading: Reading, type_names: Mapping[int, str]) -> None:

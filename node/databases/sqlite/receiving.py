@@ -68,6 +68,13 @@ class SqliteReceivingView:
         return self._local(items)
 
     def _note_holder(self, items: Sequence[Item]) -> None:
+        owners = [item for item in items if item.type in self._structure.owning]
+        self._connection.executemany(  # what belongs to an owner that was here already has to follow it
+            "INSERT INTO kod_rights (type, key, follow) SELECT :type, :key, 1 "
+            "WHERE EXISTS (SELECT 1 FROM kod_register WHERE type = :type AND key = :key AND NOT gone) AND NOT EXISTS "
+            "(SELECT 1 FROM kod_presence WHERE type = :type AND key = :key AND node = :node)",
+            [{"type": self._type_ids[item.type], "key": item.key, "node": self._sender} for item in owners],
+        )
         self._connection.executemany(
             "INSERT INTO kod_presence (node, type, key, since) VALUES (?, ?, ?, 0) "
             "ON CONFLICT (type, key, node) DO UPDATE SET since = 0 WHERE since IS NULL OR since > 0",
@@ -95,6 +102,10 @@ class SqliteReceivingView:
         self._connection.execute("INSERT INTO kod_applying (one) VALUES (1)")
         self._writing.write(accepted)
         self._connection.execute("DELETE FROM kod_applying")
+        self._connection.executemany(  # the sender has what it sends: it was to get an older version
+            "DELETE FROM kod_pending WHERE node = ? AND type = ? AND key = ?",
+            [(self._sender, self._type_ids[a.item.type], a.item.key) for a in accepted if a.item.type in self._limited],
+        )
         kept = self._kept(accepted)
         self._connection.executemany(
             _REGISTER,
@@ -163,9 +174,19 @@ class SqliteReceivingView:
         self._connection.executemany(
             "INSERT INTO kod_pending (node, type, key, mark) SELECT :node, g.type, g.key, g.mark FROM kod_register g "
             "WHERE g.type = :type AND g.key = :key "
-            "AND NOT (g.mark > (SELECT position FROM kod_outgoing WHERE node = :node) AND g.source IS NOT :node) "
+            # its turn may be over, and not recorded yet: of what does not go everywhere it went by without the node
+            "AND (:limited OR NOT (g.mark > (SELECT position FROM kod_outgoing WHERE node = :node) "
+            "AND g.source IS NOT :node)) "
             "ON CONFLICT (node, type, key) DO UPDATE SET mark = excluded.mark",
-            [{"node": node, "type": self._type_ids[item.type], "key": item.key} for item in items],
+            [
+                {
+                    "node": node,
+                    "type": self._type_ids[item.type],
+                    "key": item.key,
+                    "limited": item.type in self._limited,
+                }
+                for item in items
+            ],
         )
 
     def doubt(self, items: Sequence[Item]) -> None:

@@ -4,6 +4,8 @@
     journal                   the journal mode that install found, where it switched to WAL; uninstall goes back to it
     log -> register           what capture wrote, and the versions that the fold makes of it
     presence, ahead, pending  what neighbours hold, have before its turn, are to get out of turn
+    rights                    items, or types (no key), whose rights may have changed, until they are looked at again
+    walks                     how far such a type has been looked at again, by marks, from the largest down
     outgoing, incoming, received, collisions     the links, and the journal
     parked                    messages that could not be applied yet
     stamps (a view)           type, key, stamp, deleted: for other consumers, the log included
@@ -67,7 +69,17 @@ _TABLES = {
         type INTEGER NOT NULL,
         key TEXT NOT NULL,
         since INTEGER,
+        drawn_by TEXT,
         PRIMARY KEY (type, key, node)) WITHOUT ROWID""",
+    "kod_rights": """CREATE TABLE kod_rights (
+        type INTEGER NOT NULL,
+        key TEXT,
+        follow INTEGER NOT NULL DEFAULT 0)""",
+    "kod_walks": """CREATE TABLE kod_walks (
+        type INTEGER PRIMARY KEY,
+        below INTEGER NOT NULL,
+        down_to INTEGER NOT NULL DEFAULT 0,
+        again_from INTEGER)""",
     "kod_outgoing": """CREATE TABLE kod_outgoing (
         node TEXT PRIMARY KEY,
         position INTEGER NOT NULL DEFAULT 0,
@@ -134,6 +146,7 @@ _TABLES = {
         waits_for TEXT NOT NULL DEFAULT '[]')""",
 }
 _INDEXES = {
+    "kod_rights_item": "CREATE INDEX kod_rights_item ON kod_rights (type, key)",
     "kod_register_mark": "CREATE INDEX kod_register_mark ON kod_register (mark) WHERE mark > 0",
     "kod_register_gone": "CREATE INDEX kod_register_gone ON kod_register (mark) WHERE gone",
     "kod_register_kept": "CREATE INDEX kod_register_kept ON kod_register (type) WHERE kept IS NOT NULL",

@@ -8,12 +8,13 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Change, Content, Folded, Tie
+from dispatcher.ports import Again, Change, Content, Dependants, Folded, Outgoing, Tie
+from node.databases.sqlite import rights
 from node.databases.sqlite.folding import fold
 from node.databases.sqlite.lexical import Form, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading, by_type
 from schemas.stamp import Stamp
-from schemas.structure import Reference, Structure
+from schemas.structure import Reference, Routing, Structure
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -56,7 +57,7 @@ class SqliteSendingView:
         self._type_ids = type_ids
         self._type_names = {type_id: name for name, type_id in type_ids.items()}
         self._opened: Stamp | None = None
-        self._held: dict[str, list[Item]] = {}
+        self._held: dict[str, dict[Item, Item | None]] = {}
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         return fold(self._connection, self._reading, self._type_names)
@@ -101,7 +102,8 @@ class SqliteSendingView:
             item_type = self._structure.types.get(type_name)
             if item_type is None or item_type.table is None:
                 continue
-            references = [r for r in item_type.references if self._may_be_unknown(r, after, limited)]
+            controlled = [r for r in item_type.references if r.required or r.enforced]
+            references = [r for r in controlled if self._may_be_unknown(r, after, limited)]
             if references:
                 self._reading.ask(of_type)
             for reference in references:
@@ -206,11 +208,7 @@ class SqliteSendingView:
     def _access_sql(self, reading: TypeReading) -> str:
         assert reading.item_type.access is not None
         table = quoted(reading.item_type.access)
-        columns = {row[1] for row in self._connection.execute(f"PRAGMA table_xinfo({table})")}
-        names = [
-            f.column.name if f.column is not None and f.column.name in columns else f.name
-            for f in reading.item_type.key
-        ]
+        names = rights.access_columns(self._connection, reading.item_type)
         keyed = " AND ".join(f"a.{quoted(name)} IS k.a{number}" for number, name in enumerate(names))
         return f"SELECT k.n, a.node FROM temp.kod_asked k CROSS JOIN {table} a ON {keyed} WHERE a.node IS NOT NULL"
 
@@ -223,9 +221,9 @@ class SqliteSendingView:
             found[items[n]].add(node)
         return {item: frozenset(nodes) for item, nodes in found.items()}
 
-    def hold(self, holders: Mapping[str, Sequence[Item]]) -> None:
+    def hold(self, holders: Mapping[str, Mapping[Item, Item | None]]) -> None:
         for node, items in holders.items():
-            self._held.setdefault(node, []).extend(items)
+            self._held.setdefault(node, {}).update(items)
 
     def register(self, items: Sequence[Item]) -> Mapping[Item, Change]:
         self._reading.ask(items)
@@ -234,6 +232,69 @@ class SqliteSendingView:
 
     def contents(self, items: Sequence[Item]) -> Iterator[Content]:
         return self._reading.contents(items)
+
+    # --- what is looked at again
+
+    def look_again(self, items_max: int) -> Again:
+        return rights.look_again(self._connection, self._type_names, items_max)
+
+    def follow_later(self, owners: Sequence[Item]) -> None:
+        for name, owned in self._owned(owners):
+            self._connection.execute(
+                f"INSERT INTO kod_rights (type, key) SELECT {self._type_ids[name]}, d.key FROM ({owned}) d"
+            )
+
+    def known(self, items: Sequence[Item]) -> Sequence[Change]:
+        known = dict(self.register(items))
+        strange = [item for item in items if item not in known]
+        known.update(self._stamp([c.item for c in self.contents(strange) if not rights.is_empty(c)]))
+        return [known[item] for item in items if item in known]
+
+    def lacking(self, link: Outgoing, items: Sequence[Item]) -> Sequence[Change]:
+        self._reading.ask(items)
+        rows = self._connection.execute(
+            f"SELECT DISTINCT k.n, {_CHANGE} FROM {_ASKED} WHERE {rights.LACKS} ORDER BY k.n",
+            rights.served(link),
+        )
+        return [change_of(row[1:], self._type_names) for row in rows.fetchall()]
+
+    def dependants(self, link: Outgoing, owners: Sequence[Item], *, items_max: int) -> Dependants:
+        found: list[Change] = []
+        strange: list[Item] = []
+        more = False
+        for name, owned in self._owned(owners):
+            rows = self._connection.execute(
+                f"SELECT d.key, {_CHANGE} FROM ({owned}) d LEFT JOIN kod_register g "
+                f"ON g.type = {self._type_ids[name]} AND g.key = d.key "
+                f"WHERE g.key IS NULL OR {rights.LACKS} LIMIT {items_max:d}",
+                rights.served(link),
+            ).fetchall()
+            more |= len(rows) == items_max
+            strange += [Item(name, key) for key, type_id, *_ in rows if type_id is None]
+            found += [change_of(row[1:], self._type_names) for row in rows if row[1] is not None]
+        self._stamp(strange)
+        return Dependants(found, more)
+
+    def _owned(self, owners: Sequence[Item]) -> Iterator[tuple[str, str]]:
+        """Types that depend on those of `owners`, each with SQL for the keys of what belongs to these owners, who are
+        asked for."""
+        of_owners = by_type(owners)
+        for name, reading in self._reading.types.items():
+            item_type = reading.item_type
+            reference = item_type.owner_reference if item_type.routing is Routing.DEPENDENT else None
+            owner = self._structure.types.get(reference.target) if reference is not None else None
+            if reference is None or owner is None or owner.table is None or item_type.table is None:
+                continue
+            if owner.name in of_owners:
+                self._reading.ask(of_owners[owner.name])
+                yield name, rights.owned_by(reading, reference, self._reading.types[owner.name])
+
+    def pend(self, node: str, changes: Sequence[Change]) -> None:
+        self._connection.executemany(
+            "INSERT INTO kod_pending (node, type, key, mark) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (node, type, key) DO UPDATE SET mark = max(mark, excluded.mark)",
+            [(node, self._type_ids[c.item.type], c.item.key, c.mark) for c in changes],
+        )
 
     # --- sessions
 
@@ -260,10 +321,14 @@ class SqliteSendingView:
                     "UPDATE kod_presence SET since = NULL WHERE node = ? AND since > ?", (node, last)
                 )
             self._connection.executemany(
-                "INSERT INTO kod_presence (node, type, key, since) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (type, key, node) DO UPDATE SET since = excluded.since "
+                "INSERT INTO kod_presence (node, type, key, since, drawn_by) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (type, key, node) DO UPDATE SET since = excluded.since, drawn_by = excluded.drawn_by "
                 "WHERE since IS NULL OR since > ?",
-                [(node, self._type_ids[i.type], i.key, self._opened, last) for i in items if i.type in self._type_ids],
+                [
+                    (node, self._type_ids[i.type], i.key, self._opened, f"{by.type} {by.key}" if by else None, last)
+                    for i, by in items.items()
+                    if i.type in self._type_ids
+                ],
             )
             self._connection.execute("UPDATE kod_outgoing SET opened = ? WHERE node = ?", (self._opened, node))
 

@@ -26,12 +26,16 @@ from schemas.stamp import Stamp
 from schemas.structure import Structure
 
 _OUTGOING = """SELECT node, position, last_session,
-        (SELECT count(*) FROM kod_pending p WHERE p.node = o.node),
+        (SELECT count(*) FROM (SELECT 1 FROM kod_pending p WHERE p.node = o.node LIMIT 1000)),
         (SELECT coalesce(max(mark), 0) FROM kod_ahead a WHERE a.node = o.node),
         position < catch_up, restart, wish,
         CASE WHEN wish IS NULL AND NOT EXISTS (SELECT 1 FROM kod_parked p WHERE p.node = o.node)
             THEN (SELECT completed FROM kod_incoming i WHERE i.node = o.node) END
     FROM kod_outgoing o ORDER BY node"""
+
+
+_CHANGED = """SELECT EXISTS (SELECT 1 FROM kod_log) OR EXISTS (SELECT 1 FROM kod_rights)
+    OR EXISTS (SELECT 1 FROM kod_walks)"""
 
 
 class SqliteStore:
@@ -129,7 +133,7 @@ class SqliteStore:
             asker = self._open_asker()
             (version,) = asker.execute("PRAGMA data_version").fetchone()
             if version != self._seen_version or self._seen_changes:
-                (found,) = asker.execute("SELECT EXISTS (SELECT 1 FROM kod_log)").fetchone()
+                (found,) = asker.execute(_CHANGED).fetchone()
                 self._seen_version, self._seen_changes = version, bool(found)
             return self._seen_changes or bool(self._folded_aside)
 

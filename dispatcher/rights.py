@@ -1,0 +1,102 @@
+"""Rights that changed, and owners that went somewhere new: what a neighbour is to get without having been touched.
+
+    capture -> [ fold -> REVIEW AGAIN -> pending ] -> select -> review …
+
+An access table says where an item is to be seen. When its rows change, no item has: nothing gets a new version or a
+mark. The item's addressees are looked at again instead, in the sender's T1, and where a child by the rules is one and
+is not known to have the item, the item becomes pending for it: from there on it goes like anything that goes out of
+turn, with what its references need.
+
+What belongs to an owner follows it: when an owner goes to a child that did not have it, by whatever rule, what it
+owns and the child lacks becomes pending too, and so on down the levels, one step each. So a dependant is at every
+node that has its owner, and the owner is always there first.
+
+Nothing is taken away: what a child once got it keeps, and is kept up to date (rule 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from dispatcher.ports import Change, NodeView, Outgoing, SendingView
+from dispatcher.review import addressees, facts_of, limited_types
+from schemas.structure import Structure
+from serializers.keys import Item
+
+
+class Rights:
+    """What the flow knows of a node's rules, for looking at items again."""
+
+    items_max = 1_000
+    """Items that are looked at again in one transaction: live changes wait for no more than that."""
+
+    def __init__(self, node: NodeView, structure: Structure) -> None:
+        self.node = node
+        self.structure = structure
+        self.limited = limited_types(structure)
+        self.owning = structure.owning & self.limited
+        """Types that do not go everywhere and on which others depend."""
+
+    def review_again(self, view: SendingView, links: Sequence[Outgoing]) -> bool:
+        """Looks at the next items whose rights changed, and makes pending what a child lacks. Whether more wait."""
+        view.fold()  # what a transaction wrote beside the rights has to be known
+        again = view.look_again(self.items_max)
+        asked = [item for item in again.items if item.type in self.structure.types]
+        known = [c for c in view.known(asked) if not c.gone]
+        facts = facts_of(known, view, self.structure, self.limited)
+        owners = set(again.owners)
+        more = again.more
+        for link in links:
+            if link.node not in self.node.children:
+                continue
+            addressed = [
+                c.item for c in known if link.node in addressees(c.item, self.node, self.structure, self.limited, facts)
+            ]
+            view.pend(link.node, view.lacking(link, addressed))
+            held = [i for i in addressed if i in owners and link.node in facts.holders.get(i, ())]
+            more |= self._follow(view, link, held, besides=())
+        return more
+
+    def still_due(
+        self, view: SendingView, node: str, pending: Sequence[Change]
+    ) -> tuple[Sequence[Change], Sequence[Change]]:
+        """Those of `pending` of which `node` still is an addressee, and the others: a right may have been taken back
+        before the item could go. What the child holds stays due whatever the rights say."""
+        limited = [c for c in pending if c.item.type in self.limited]
+        if node == self.node.parent or not limited:
+            return pending, ()
+        facts = facts_of(limited, view, self.structure, self.limited)
+        due: list[Change] = []
+        past: list[Change] = []
+        for change in pending:
+            to = addressees(change.item, self.node, self.structure, self.limited, facts)
+            (due if node in to else past).append(change)
+        return due, past
+
+    def follow(
+        self, view: SendingView, links: Sequence[Outgoing], going: Mapping[str, Collection[Item]], *, position: int
+    ) -> bool:
+        """Makes pending what belongs to owners that go (`going`: by child, all that goes to it) to a child that did
+        not have them. `position`: the mark up to which the children will have been served. Whether anything is."""
+        found = False
+        for link in links:
+            items = going.get(link.node, ())
+            owners = [item for item in items if item.type in self.owning]
+            if not owners or link.node == self.node.parent:
+                continue
+            held = view.holders(owners)
+            new = [owner for owner in owners if link.node not in held.get(owner, ())]
+            found |= self._follow(view, replace(link, position=position), new, besides=items)
+        return found
+
+    def _follow(self, view: SendingView, link: Outgoing, owners: Sequence[Item], *, besides: Collection[Item]) -> bool:
+        """Whether anything became pending. Where there is too much at once, the rest is looked at later."""
+        if not owners:
+            return False
+        found = view.dependants(link, owners, items_max=self.items_max)
+        lacking = [c for c in found.changes if c.item not in besides]
+        view.pend(link.node, lacking)
+        if found.more:
+            view.follow_later(owners)
+        return bool(lacking) or found.more
