@@ -26,8 +26,8 @@ EXCHANGE = {
 }
 
 TABLES = """
-CREATE TABLE tasks (id INTEGER PRIMARY KEY, token TEXT);
-CREATE TABLE plans (id INTEGER PRIMARY KEY, token TEXT);
+CREATE TABLE tasks (id INT NOT NULL PRIMARY KEY, token TEXT);
+CREATE TABLE plans (id INT NOT NULL PRIMARY KEY, token TEXT);
 CREATE TABLE task_access (id INTEGER NOT NULL, node TEXT NOT NULL, PRIMARY KEY (id, node));
 CREATE VIEW task_seen AS SELECT id, node FROM task_access WHERE node <> '';
 CREATE TABLE notes (id TEXT PRIMARY KEY, task_id INTEGER NOT NULL REFERENCES tasks (id), body TEXT);
