@@ -1,11 +1,11 @@
-# make setup | demo | test | check | bench: each may be the first command in a fresh clone.
+# make setup | demo | test | check | bench | soak: each may be the first command in a fresh clone.
 PYTHON ?= python3
 VENV := .venv
 KOD := $(VENV)/bin/kod
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test check bench pins clean
+.PHONY: setup demo test check bench soak pins clean
 
 setup: $(READY)
 
@@ -29,6 +29,10 @@ test: check
 
 bench: setup
 	$(VENV)/bin/python -m benchmarks
+
+# Goes on where it was stopped (.soak.json); HISTORIES and the rest: python -m tests.cluster.soak --help.
+soak: setup
+	$(VENV)/bin/python -m tests.cluster.soak --histories $(or $(HISTORIES),100000) --workers $(WORKERS)
 
 # Needs uv; writes hashes without addresses.
 pins:

@@ -363,7 +363,7 @@ class SimNode:
     # --- the application ---
 
     def write(self) -> None:
-        self.tick(self.world.random.choice([0, 0, 1, 5, -3]))
+        self.tick(self.world.random.choice([0, 0, 1, 5, -3, -30]))
         action = self.world.random.choice(self.world.writes)
         with self.world.said():
             try:
@@ -458,7 +458,7 @@ def put_shelf(node: SimNode) -> None:
 def put_memo(node: SimNode) -> None:
     """Its audience, a node that is to see it, changes now and then; so does the memo that it refers to."""
     choice = node.world.random
-    name = f"{node.code}-{choice.randint(1, 2)}" if choice.random() < 0.6 else node.pick("SELECT id FROM memos")
+    name = choice.choice([f"{node.code}-1", f"{node.code}-2", "everybody's", node.pick("SELECT id FROM memos")])
     if name is None:
         return
     token = node.world.token(node, "memo")
@@ -593,6 +593,7 @@ class World:
         rights: bool = False,
         tree: Callable[[random.Random], Topology] = small_tree,
         events: Sequence[Event] = (),
+        writes: Sequence[Callable[[SimNode], None]] = (),
         make_node: Callable[..., SimNode] = SimNode,
     ) -> None:
         self.losses = losses
@@ -603,6 +604,7 @@ class World:
             self.writes = [*limited.WRITES, put_customer, put_order]
         self.reach = limited.Reach()
         self.again_max = self.random.choice([1, 2, 1000]) if rights else 1000
+        self.writes = list(writes) or self.writes
         self.deletions = deletions
         self.events: list[Event] = [*EVENTS, *((cut_or_mend,) * 2 if cuts else ()), *events]
         self.quiet = False

@@ -304,6 +304,22 @@ def test_an_answer_waits_until_it_went_out_unless_it_is_due_anyway(world: StoreW
     assert not any(link.pending for link in world.store.outgoing())
 
 
+def test_an_answer_to_a_new_holder_waits_whatever_its_turn(world: StoreWorld) -> None:
+    """A type that does not go everywhere: its turn may be under way to the others, looked at before the sender was a
+    holder. The sender would keep what it has for ever."""
+    world.execute("INSERT INTO customers (customer_id) VALUES ('A')")
+    world.serve("01", "02")
+    world.execute("UPDATE customers SET name = 'x'")
+    with world.store.sending() as view:
+        view.fold()  # its turn has come; the position moves when the bus has acknowledged it
+        top = view.top()
+    with world.store.receiving("01", forward=True, limited=frozenset([CUSTOMER])) as view:
+        view.lock([ALICE])
+        view.answer_back("01", [ALICE])
+    world.store.record_sent([Sent("01", top, Stamp(9))])
+    assert {link.node: link.pending for link in world.store.outgoing()} == {"01": 1, "02": 0}
+
+
 def test_a_deferred_deletion_is_pending_until_it_is_settled(world: StoreWorld) -> None:
     """It is held back while something that it could overtake is unsent."""
     world.execute("INSERT INTO customers (customer_id) VALUES ('A')")
