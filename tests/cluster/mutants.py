@@ -346,6 +346,7 @@ def heartbeat(patch: pytest.MonkeyPatch) -> None:
 
 
 CUSTOMERS = [put_customer, put_customer, delete_customer]
+MOVES = [put_customer, put_order, put_order, delete_customer]
 ORDERS = [put_customer, put_order, put_order, delete_order, delete_customer]
 
 # --- rights and owners
@@ -391,7 +392,7 @@ RULES: dict[Patch, dict[str, Any]] = {
     together_what_refers_to_each_other: {"deletions": False},
     item_once_a_session: {},
     echo_rule: {},
-    deletions_wait_for_the_rest: {"one_writer": True, "writes": ORDERS},
+    deletions_wait_for_the_rest: {"one_writer": True, "crashes": False, "writes": MOVES, "steps": 160},
     one_sequence_an_addressee: {"losses": True},
     position_with_the_data: {},
     answer_back: {"writes": MEMOS},
@@ -401,7 +402,7 @@ RULES: dict[Patch, dict[str, Any]] = {
     reference_wins: {"writes": ORDERS},
     after_chain: {"losses": True},
     resync: {"losses": True},
-    heartbeat: {"losses": True},
+    heartbeat: {"losses": True, "crashes": False, "steps": 30},
     looking_again: {"rights": True},
     dependants_follow: {"rights": True},
     following_what_a_child_sends: {"rights": True},
