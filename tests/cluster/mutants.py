@@ -281,11 +281,11 @@ def position_with_the_data(patch: pytest.MonkeyPatch) -> None:
     """In a transaction of its own, before."""
     apply = dispatcher.receiving.Link._apply
 
-    def position_first(self: Any, arrived: Any, completing: Any) -> None:
+    def position_first(self: Any, arrived: Any, completing: Any, *rest: Any) -> None:
         incarnation = arrived.read().header.incarnation
         with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
             view.received(self._received(arrived, incarnation, completing))
-        apply(self, arrived, completing)
+        apply(self, arrived, completing, *rest)
 
     patch.setattr(dispatcher.receiving.Link, "_apply", position_first)
 
