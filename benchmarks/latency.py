@@ -23,7 +23,7 @@ WARM_UP_S = 2
 REST_BEFORE_S = 3.0
 """How long the daemons are left alone before rest is measured."""
 REST_S = 5.0
-LOOK_EVERY_S = 0.0002
+LOOK_EVERY_S = 0.001
 TIMEOUT_S = 60
 CUSTOMERS = 10_000
 ITEMS = 2_000

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 """How long a neighbour that could not be reached is left alone, by failures in a row."""
 
+FOLLOWED_ITEMS_MIN = 500
+"""A parcel of so many items is followed by the next while it is on its way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
@@ -54,9 +57,16 @@ class Flight:
     before: Flight | None
     """The one that has to arrive first."""
     landing: Future[None] | None = None
+    acknowledged: bool = False
     lost: bool = False
     error: Exception | None = None
     """Why it could not be recorded."""
+
+    @property
+    def may_be_followed(self) -> bool:
+        """The next may be prepared. Behind a small one that is still on its way that would only make more and smaller
+        sessions than the receiver can take in the same time."""
+        return self.parcel.only_moves and (self.acknowledged or self.parcel.sent.items >= FOLLOWED_ITEMS_MIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +105,8 @@ class Delivery:
         self._arrived: list[Flight] = []
         """Acknowledged, and not recorded yet."""
         self._losses: dict[str, int] = {}
-        self._waited_for: set[str] = set()
-        """Neighbours that were passed over because something was under way to them."""
+        self._waited_for: dict[str, bool] = {}
+        """Neighbours that were passed over because something was under way to them; whether all of it has to land."""
         self._failure: BaseException | None = None
         self.unreachable: dict[str, str] = {}
         """Why a neighbour could not be reached the last time."""
@@ -123,7 +133,7 @@ class Delivery:
         with self._lock:
             self._not_before = {node: moment for node, moment in self._not_before.items() if now < moment}
             flights = {node: its for node, its in self._flights.items() if its}
-            busy = {node for node, its in flights.items() if len(its) > 1 or not its[0].parcel.only_moves}
+            busy = {node for node, its in flights.items() if _is_busy(its)}
             return Plan(
                 {node: its[-1].parcel.sent for node, its in flights.items()},
                 frozenset(flights),
@@ -131,13 +141,15 @@ class Delivery:
                 dict(self._losses),
             )
 
-    def wait_for(self, node: str) -> None:
-        """The neighbour is passed over; `landed` is called when nothing is under way to it any more."""
+    def wait_for(self, node: str, *, all_landed: bool = False) -> None:
+        """The neighbour is passed over; `landed` is called when it may be served again, or nothing is under way to it
+        any more."""
         with self._lock:
-            flying = bool(self._flights.get(node))
-            if flying:
-                self._waited_for.add(node)
-        if not flying and node not in self._not_before:
+            flights = self._flights.get(node, ())
+            waits = bool(flights) if all_landed else _is_busy(flights)
+            if waits:
+                self._waited_for[node] = all_landed or self._waited_for.get(node, False)
+        if not waits and node not in self._not_before:
             self._landed()
 
     def retry_due(self) -> bool:
@@ -196,6 +208,7 @@ class Delivery:
         try:
             flight.lost = not (self._clear(flight) and self.publish(node, flight.parcel.letters))
             if not flight.lost:
+                self._note_acknowledged(flight)
                 self._record_with_others(flight)
         except InvariantError as fault:
             flight.lost, self._failure = True, fault
@@ -217,14 +230,28 @@ class Delivery:
         wait([before.landing])
         return not before.lost
 
+    def _note_acknowledged(self, flight: Flight) -> None:
+        with self._lock:
+            flight.acknowledged = True
+            asked = self._is_asked_for(flight.parcel.sent.node)
+        if asked:
+            self._landed()
+
+    def _is_asked_for(self, node: str) -> bool:
+        """Whether somebody waits for what may be done now. Takes the note away."""
+        flights = self._flights.get(node, ())
+        if node not in self._waited_for or (bool(flights) if self._waited_for[node] else _is_busy(flights)):
+            return False
+        del self._waited_for[node]
+        return True
+
     def _land(self, flight: Flight) -> None:
         node = flight.parcel.sent.node
         with self._lock:
             self._flights[node].remove(flight)
             if flight.lost:
                 self._losses[node] = self._losses.get(node, 0) + 1
-            asked = node in self._waited_for and not self._flights[node]
-            self._waited_for -= {node} if asked else set()
+            asked = self._is_asked_for(node)
         if asked or flight.lost:
             self._landed()
 
@@ -253,6 +280,10 @@ class Delivery:
             if parcel.sent.stamp is not None:
                 self.served.add(parcel.sent.node)
                 _say(parcel, parcel.sent.stamp)
+
+
+def _is_busy(flights: Sequence[Flight]) -> bool:
+    return len(flights) > 1 or any(not flight.may_be_followed for flight in flights)
 
 
 def _say(parcel: Parcel, session: Stamp) -> None:

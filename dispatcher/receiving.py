@@ -42,6 +42,10 @@ SMALL_BYTES = 4096
 """Letters up to this size are read when they come (an end mark is one); larger ones only when they are applied."""
 
 
+FORGET_AT_ONCE = 64
+"""Letters that are done are made durable, and forgotten by the bus, when there is nothing else to do, or so many."""
+
+
 class Slots:
     """How many messages may be applied at once; the number may change at any time."""
 
@@ -224,11 +228,13 @@ class Link:
     def _step(self) -> bool:
         self._take()
         if not self._waiting:
+            self._forget_finished()
             return False
         session = self._waiting[0].name.session
         run = [arrived for arrived in self._waiting if arrived.name.session == session]
         moved = self._receive(session, run)
-        self._forget_finished()
+        if len(self._finished) >= FORGET_AT_ONCE:
+            self._forget_finished()
         return moved
 
     def _begin_again(self) -> None:

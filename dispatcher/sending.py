@@ -222,7 +222,7 @@ class Sender:
         for link in links:
             if link.node in plan.flying:
                 if link.restart or link.wish is not None or link.node in self._catching_up:
-                    self.delivery.wait_for(link.node)
+                    self.delivery.wait_for(link.node, all_landed=True)
             elif link.restart and self._empty_session(link, catching_up=True):
                 self.store.restart(link.node)
                 event(log, logging.WARNING, "resync begun", to=link.node)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.delivery import Delivery, Parcel
+from dispatcher.delivery import FOLLOWED_ITEMS_MIN, Delivery, Parcel
 from dispatcher.ports import Letter, Outgoing, Sent
 from schemas.errors import ConflictError, InvariantError, UnavailableError
 from schemas.stamp import Stamp
@@ -34,6 +34,7 @@ class Gates:
         self.away: set[str] = set()
         self.story: list[tuple[str, str, int | None]] = []
         self.fault: Exception | None = None
+        self.holding = threading.Lock()
 
     def publish(self, to: str, letters: Sequence[Letter]) -> None:
         assert self.opened[to].acquire(timeout=WAIT_S)
@@ -44,7 +45,8 @@ class Gates:
     def record_sent(self, sent: Any) -> None:
         if self.fault is not None:
             raise self.fault
-        self.story.extend(("recorded", one.node, one.position) for one in sent)
+        with self.holding:
+            self.story.extend(("recorded", one.node, one.position) for one in sent)
 
 
 class Aside:
@@ -72,8 +74,8 @@ def aside() -> Iterator[Aside]:
     made.executor.shutdown()
 
 
-def parcel(node: str, position: int, **sent: Any) -> Parcel:
-    return Parcel([Letter(node, f"{node}-{position}", b"{}")], Sent(node, position, Stamp(position), **sent))
+def parcel(node: str, position: int, *, items: int = FOLLOWED_ITEMS_MIN) -> Parcel:
+    return Parcel([Letter(node, f"{node}-{position}", b"{}")], Sent(node, position, Stamp(position), items=items))
 
 
 def outgoing(node: str) -> Outgoing:
@@ -95,6 +97,22 @@ def test_the_next_is_prepared_while_the_last_is_under_way(aside: Aside) -> None:
         ("published", "01", None),
         ("recorded", "01", 9),
     ]
+
+
+def test_a_small_one_is_followed_when_the_bus_has_it(aside: Aside) -> None:
+    """Sooner there would be more and smaller sessions than the receiver can take; later, the sender would wait for its
+    own database."""
+    aside.hand_over(parcel("01", 5, items=1))
+    assert "01" in aside.delivery.plan().busy
+    aside.delivery.wait_for("01")
+    aside.gates.holding.acquire()  # the database takes its time
+    aside.gates.opened["01"].release()
+    assert aside.woken.acquire(timeout=WAIT_S)
+    plan = aside.delivery.plan()
+    assert "01" not in plan.busy
+    assert plan.of(outgoing("01")).position == 5
+    aside.gates.holding.release()
+    assert aside.land() == [("published", "01", None), ("recorded", "01", 5)]
 
 
 def test_what_was_prepared_upon_what_is_lost_is_left_out(aside: Aside) -> None:
@@ -136,7 +154,7 @@ def test_what_leaves_more_than_a_position_is_recorded_first(aside: Aside) -> Non
 
 def test_who_was_passed_over_is_looked_at_again(aside: Aside) -> None:
     """The changes are not in the log any more: without being woken the sender would not come back for them."""
-    aside.hand_over(parcel("01", 5))
+    aside.hand_over(parcel("01", 5, items=1))
     aside.delivery.wait_for("01")
     assert not aside.woken.acquire(blocking=False)
     aside.gates.opened["01"].release()
