@@ -42,7 +42,7 @@ SMALL_BYTES = 4096
 """Letters up to this size are read when they come (an end mark is one); larger ones only when they are applied."""
 
 
-FORGET_AT_ONCE = 64
+FORGET_AT_ONCE = 16
 """Letters that are done are made durable, and forgotten by the bus, when there is nothing else to do, or so many."""
 
 

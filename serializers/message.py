@@ -105,6 +105,7 @@ class Name(NamedTuple):
     number: int
 
 
+@lru_cache(maxsize=4096)
 def parse_name(name: str) -> Name | None:
     """What a message's name says; None when it is none."""
     found = _NAME.fullmatch(name)
