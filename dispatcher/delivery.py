@@ -6,8 +6,8 @@ Each neighbour has one sequence of parcels. While one is under way the sender ma
 arrived (`Plan`); if it does not arrive, what was prepared upon it is left out, and all of that is selected again. So a
 neighbour that cannot be reached holds up nobody else.
 
-A parcel that leaves more behind than a session and a position (items ahead of their turn, pending ones, holders) is
-recorded before anything is prepared after it.
+A parcel that leaves more behind than a session, a position and how far a history is (items ahead of their turn, pending
+ones, holders) is recorded before anything is prepared after it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 
 from dispatcher.events import event
-from dispatcher.ports import Bus, Clock, Letter, Outgoing, Sent, Store
+from dispatcher.history import cursor_after, joined_after
+from dispatcher.ports import Bus, Clock, History, Letter, Outgoing, Sent, Store
 from schemas.errors import InvariantError, KodError, MessageError, UnavailableError
 from schemas.stamp import Stamp, digits
 
@@ -44,8 +45,9 @@ class Parcel:
 
     @property
     def only_moves(self) -> bool:
-        """Nothing is recorded of it but its session, and how far the neighbour has been served."""
-        return not (self.holds or self.sent.ahead or self.sent.settled or self.sent.deferred)
+        """Nothing is recorded of it but its session, and how far the neighbour, or a history, has been served."""
+        sent = self.sent
+        return not (self.holds or sent.ahead or sent.settled or sent.deferred)
 
 
 @dataclass(eq=False, slots=True)
@@ -86,8 +88,15 @@ class Plan:
             return link
         sessions = [stamp for stamp in (link.last_session, sent.stamp) if stamp is not None]
         return replace(
-            link, position=max(link.position, sent.position), last_session=max(sessions) if sessions else None
+            link,
+            position=max(link.position, sent.position),
+            last_session=max(sessions) if sessions else None,
+            joined=joined_after(link.joined, sent.history),
         )
+
+    def of_history(self, cursor: History) -> History:
+        sent = self.coming.get(cursor.node)
+        return cursor if sent is None else cursor_after(cursor, sent.history)
 
 
 class Delivery:

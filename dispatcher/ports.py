@@ -8,7 +8,8 @@ How a Store keeps what the flow relies on (correctness.md; docs/decisions/0002-c
 * fold: one at a time, everything committed in the log becomes versions in the stamp register, and each item that is
   folded gets a new *mark*, larger than all before: marks are the order in which changes became visible;
 * position: for each link the mark up to which it has been served. What lies behind it and is routed to the neighbour
-  has been recorded as sent or was received from it. There is no row per item and neighbour for what goes everywhere.
+  has been recorded as sent or was received from it. There is no row per item and neighbour for what goes everywhere;
+* history: what was there before a link began (again) goes to it by a cursor, from fresh to old, beside live changes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
 from schemas.stamp import Stamp
@@ -82,6 +84,88 @@ class Folded:
     """Items wait whose addressees are to be looked at again (`look_again`)."""
 
 
+class Place(NamedTuple):
+    """Where a history cursor stands, in the order of stamps (then of types, as the store numbers them, and keys)."""
+
+    stamp: Stamp
+    type: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A link that began (again) when `mark` was the largest: what had a mark by then comes by history."""
+
+    mark: int
+    passed: Place | None
+    """Items at this place and above have gone by history (deletions apart); None: none yet."""
+    all_passed: bool = False
+    """Nothing but deletions is left."""
+    session: Stamp | None = None
+    """The last session that was recorded when it began (again)."""
+
+
+class HistoryPhase(IntEnum):
+    ITEMS = 0
+    """From fresh to old."""
+    DELETIONS = 1
+    """After all items, so that they overtake nothing that frees what they delete; from old to fresh."""
+    BOTTOM = 2
+    """Nothing is left but what live changes of `bottom` and before bring."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A history cursor: what `node` lacks is sent to it, behind live changes."""
+
+    id: int
+    node: str
+    type: str | None
+    """None: of every type."""
+    down_to: Stamp | None
+    """Items with an older stamp are left out."""
+    reason: str
+    state: str
+    """open, done, cancelled; replaced: everything is sent again by a newer one."""
+    phase: HistoryPhase
+    place: Place | None
+    """How far the phase is; None: at its beginning."""
+    bottom: int | None
+    """The largest mark when the last phase ended: what was left to live changes has gone once the link is there."""
+    passed: int
+    """Items that were looked at; `sent`, those of them that went; `total`, those that there were when it was added."""
+    sent: int
+    total: int
+    joins: bool
+    """It is what Outgoing.joined waits for."""
+    begun: Stamp
+    ended: Stamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPortion:
+    """The next items of a cursor's phase."""
+
+    lacking: Sequence[Change]
+    """Those that the node is not known to have; the rules have not been asked."""
+    place: Place | None
+    """After them; None where nothing is left of the phase."""
+    looked_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """How far a history cursor is once a session is acknowledged."""
+
+    id: int
+    phase: HistoryPhase
+    place: Place | None
+    looked_at: int
+    sent: int
+    bottom: int | None
+    joins: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A link's sending side, as recorded."""
@@ -95,13 +179,15 @@ class Outgoing:
     ahead: int
     """The largest mark of an item that went to it before its turn; 0 for none."""
     catching_up: bool = False
-    """It is new, or is sent everything again, and has not reached what was there when that began."""
+    """It is new, or is sent everything again, and history has not brought all of it yet."""
     restart: bool = False
     """Everything has to be offered to it again."""
     wish: str | None = None
     """Why it is to be asked to send everything again; None when there is no need."""
     received: Stamp | None = None
     """Its last session that is here whole; None too while something of it is missing or parked."""
+    joined: Joined | None = None
+    """None: history has brought everything that was there before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +226,7 @@ class Sent:
     """Pending ones that went out; they are removed unless they were marked again."""
     deferred: Sequence[Change] = ()
     """Deletions of the portion that are held back: they become pending."""
+    history: Passed | None = None
 
 
 class SendingView(Protocol):
@@ -171,11 +258,25 @@ class SendingView(Protocol):
         """Those of `items` that went to `node` before their turn with exactly the mark that they have now."""
         ...
 
-    def ties(self, items: Sequence[Item], *, after: int, node: str, limited: frozenset[str]) -> Sequence[Tie]:
+    def ties(
+        self,
+        items: Sequence[Item],
+        *,
+        after: int,
+        node: str,
+        limited: frozenset[str],
+        joined: Joined | None = None,
+    ) -> Sequence[Tie]:
         """References from `items` to items that exist here and that `node`, served up to `after`, is not known to
         have in any version. References to types in `limited` (that do not go to everybody) are known only where
-        `node` is a holder. Rows that were never stamped get the version (0, this origin) and a mark, and count as
-        not known. A reference to a row that is not there is left out."""
+        `node` is a holder. With `joined`, of what is not later only what history has passed is known. Rows that were
+        never stamped get the version (0, this origin) and a mark, and count as not known. A reference to a row that
+        is not there is left out."""
+        ...
+
+    def history(self, cursor: History, link: Outgoing, *, limited: frozenset[str], items_max: int) -> HistoryPortion:
+        """What comes next in the cursor's phase. What live changes bring is left out (a mark that the link has not
+        reached, or reached since it began), and what is known: sent ahead, received from there, held (`limited`)."""
         ...
 
     def owners(self, items: Sequence[Item]) -> Mapping[Item, Item | None]:
@@ -449,6 +550,8 @@ class Figures:
     send_streams_max: int | None
     """As set by `kod streams`; None: nodes.yaml's."""
     receive_streams_max: int | None
+    histories: Sequence[History] = ()
+    """Open, and the latest ended of each kind."""
 
 
 class Store(Protocol):
@@ -458,8 +561,9 @@ class Store(Protocol):
     """This node and its incarnation, `00.1763800000`."""
 
     def start(self, neighbours: Sequence[str]) -> None:
-        """Makes sure that the node is installed and its links are known; a neighbour that is new starts at position
-        0; one that is a neighbour no more is not served, and begins anew if it comes back.
+        """Makes sure that the node is installed and its links are known. A neighbour that is new starts at the largest
+        mark, and with a history cursor for what is there already. One that is a neighbour no more is not served, and
+        begins anew if it comes back.
 
         Raises ConfigError when `kod install` has not been run or the triggers are not the installed ones.
         """
@@ -515,8 +619,21 @@ class Store(Protocol):
         ...
 
     def restart(self, node: str) -> None:
-        """Begins to serve the neighbour from the first mark again, tombstones included; nothing is known any more of
-        what it has. Only while no session to it is under way."""
+        """Begins to serve the neighbour anew, by a history cursor for everything, tombstones included; nothing is
+        known any more of what it has. Only while no session to it is under way."""
+        ...
+
+    def history_add(self, node: str, type_name: str | None, down_to: Stamp | None, reason: str) -> int:
+        """Queues the sending of what `node` lacks (of one type; of stamps from `down_to` on): the cursor's number. One
+        for the same that has not begun is enough; cursors that are open go on as they were."""
+        ...
+
+    def histories(self) -> Sequence[History]:
+        """The open cursors, in the order in which they were added. Cheap when there are none."""
+        ...
+
+    def history_done(self, history_id: int) -> None:
+        """It is at the bottom, and the link has got what was left to live changes."""
         ...
 
     def abandon(self, node: str, session: Stamp, position: int | None) -> None:

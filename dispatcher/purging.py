@@ -37,9 +37,15 @@ class Plan:
 
 def plan(links: Sequence[Outgoing]) -> Plan | None:
     """None while a link is not served in order: then it may get anything again."""
-    if not links or any(link.pending or link.ahead or link.catching_up or link.restart or link.wish for link in links):
+    if not links or any(_gets_out_of_turn(link) for link in links):
         return None
     return Plan(min(link.position for link in links), {link.node: link.last_session for link in links})
+
+
+def _gets_out_of_turn(link: Outgoing) -> bool:
+    """By history, too: also one that was cancelled may be taken up again."""
+    history = link.catching_up or link.joined is not None
+    return bool(link.pending or link.ahead or history or link.restart or link.wish)
 
 
 def is_confirmed(plan: Plan, confirmed: Mapping[str, Stamp | None]) -> bool:

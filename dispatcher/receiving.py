@@ -197,6 +197,7 @@ class Link:
         self.workers = workers
         self.parking = parking
         self.incoming: Incoming = store.incoming(sender)
+        wished = any(link.wish for link in store.outgoing() if link.node == sender)
         self.answers = False
         """Something was made pending for the sender since this was last looked at."""
         self.confirmed: Stamp | None = None
@@ -209,7 +210,11 @@ class Link:
         self._in_doubt = False
         """The database or the bus was away: what is known here of how far the link is may not be so."""
         self._gap: str | None = None
-        self._missed_up_to = 0
+        self._missed_up_to = max(self.incoming.session or 0, self.incoming.completed or 0) if wished else 0
+        self._wished = wished
+        """Something is missing, and the sender is not known to have begun to send it again."""
+        self._begun = -1
+        """The last session that the sender had recorded when it began to send everything again."""
         self._caught_up = not self.incoming.catching_up
         """The last whole session did not bear `catching_up`."""
 
@@ -309,6 +314,7 @@ class Link:
             return True
         if self._is_late(session, header.incarnation):
             return self._receive_late(run)
+        self._catch_up(header)
         self._begin(session, header.incarnation, header.after)
         marks = [a for a in run if _is_end_mark(a)]
         repeated = [a for a in run if a.name.number in self.incoming.done and a not in marks]
@@ -340,13 +346,12 @@ class Link:
             self.answers = True
         self._hear_of_own_life(header)
         self._note_confirmed(header.incarnation, arrived.read())
-        if header.extra.get("catching_up") is True:
-            self._resync_begun(header.after)
-        else:
-            self._look_for_gap(header.after, self.incoming.completed)
-            known = self.incoming
-            if known.session is None or known.session <= self._missed_up_to:  # nothing is under way that may come
-                self._caught_up_now()
+        catching_up = self._catch_up(header)
+        self._look_for_gap(header.after, self.incoming.completed)
+        known = self.incoming
+        under_way = known.session is not None and known.session > self._missed_up_to  # it may still come
+        if not under_way and not catching_up:
+            self._caught_up_now()
         self._drop([arrived])
 
     def _hear_of_own_life(self, header: Header) -> None:
@@ -436,7 +441,7 @@ class Link:
         self.store.restart_asked(self.sender, lost=True)
         self.store.new_incarnation(self.sender, incarnation)
         self.incoming = Incoming(self.sender, incarnation)
-        self._missed_up_to = 0
+        self._missed_up_to, self._begun = 0, -1
         self.answers = True
 
     def _look_for_gap(self, after: Stamp | None, completed: Stamp | None) -> None:
@@ -452,6 +457,7 @@ class Link:
         event(log, logging.ERROR, "gap", node=self.sender, text=text)
         self.store.link_fault(self.sender, f"gap: {text}; {self.sender} is asked to send everything again")
         self.store.wish(self.sender, text)
+        self._wished = True
         self.parking.catching_up(self.sender, True)  # what is missing may be what frees a deletion
         self.answers = True
 
@@ -543,16 +549,27 @@ class Link:
         with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
             view.received(self._received(mark, mark.read().header.incarnation, mark))
 
-    def _resync_begun(self, after: Stamp | None) -> None:
-        """The sender has begun to send everything again: that covers whatever it recorded before."""
-        self._missed_up_to = max(self._missed_up_to, after or 0)
-        self._caught_up = False
-        self.parking.catching_up(self.sender, True)
-        self.store.wish(self.sender, None)
+    def _catch_up(self, header: Header) -> bool:
+        """Whether the sender sends what was there before. Where it began with that later than with what is missing
+        here, it need not be asked any more: that covers whatever it recorded until then, and nothing later."""
+        if header.extra.get("catching_up") is not True:
+            return False
+        if self._caught_up:
+            self._caught_up = False
+            self.parking.catching_up(self.sender, True)
+        begun = -1
+        with suppress(ValueError):
+            begun = from_digits(header.extra.get("catching_up_since"))  # type: ignore[arg-type]  # it may be anything
+        if begun > self._begun:
+            self._begun = begun
+            if begun >= self._missed_up_to:
+                self._missed_up_to, self._wished = begun, False
+                self.store.wish(self.sender, None)
+        return True
 
     def _caught_up_now(self) -> None:
         """What was missing has been sent again."""
-        if not self._caught_up:
+        if not self._caught_up and not self._wished:
             self._caught_up = True
             self.parking.catching_up(self.sender, False)
             self.store.link_fault(self.sender, None)

@@ -20,16 +20,33 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import orjson
 
+from dispatcher import history
 from dispatcher.closure import Completed, complete
 from dispatcher.delivery import Delivery, Parcel, Plan
 from dispatcher.events import event
 from dispatcher.grouping import Limits, Phase, group
 from dispatcher.letters import EMPTY, Body, Letters
-from dispatcher.ports import Bus, Change, Clock, NodeView, Outgoing, SendingView, Sent, Store, Tie
+from dispatcher.ports import (
+    Bus,
+    Change,
+    Clock,
+    History,
+    HistoryPhase,
+    HistoryPortion,
+    Joined,
+    NodeView,
+    Outgoing,
+    Passed,
+    SendingView,
+    Sent,
+    Store,
+    Tie,
+)
 from dispatcher.review import facts_of, leading_to, limited_types, review
 from dispatcher.rights import Rights
 from dispatcher.streams import pack, split
@@ -62,6 +79,10 @@ class Front:
     @property
     def nodes(self) -> tuple[str, ...]:
         return tuple(link.node for link in self.links)
+
+    def joined(self, node: str) -> Joined | None:
+        """Not of several: who is catching up is asked about alone."""
+        return next((link.joined for link in self.links if link.node == node), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +134,10 @@ class Prepared:
     holding: frozenset[str]
     session: Stamp | None
     """The first of the sessions; None when nothing has to go."""
+    history: Passed | None = None
+    """What it is a portion of."""
+    joined: Mapping[str, Joined | None] = field(default_factory=dict)
+    """What the links will be known to have by history."""
 
 
 class Sender:
@@ -145,6 +170,9 @@ class Sender:
         bytes_max = min(settings.message_bytes_max, bus.message_bytes_max or settings.message_bytes_max)
         self._limits = Limits(settings.message_items_max, bytes_max)
         self._exclusive = frozenset(t.name for t in structure.types.values() if t.uniques)
+        self.turns = history.Turns()
+        self._history_waits = True
+        """There may be open history cursors."""
         self._unsettled = True
         self._again = True
         """Items may wait to be looked at again: their rights changed."""
@@ -153,7 +181,7 @@ class Sender:
         """When a neighbour of whom something is missing is asked for it again; `_asked`, how often it was."""
         self._asked: dict[str, int] = {}
         self._catching_up: set[str] = set()
-        """Neighbours that have not yet been told that they have everything again."""
+        """Neighbours whose last session said that they do not have everything again yet."""
 
     def nudge(self) -> None:
         """Something was made pending, or positions were changed, outside the capture log."""
@@ -169,15 +197,24 @@ class Sender:
 
         self.delivery.publish_aside(executor, landed)
 
+    def look_for_history(self) -> None:
+        """Another program may have added a cursor."""
+        self._history_waits = True
+
     def ask_heartbeat(self) -> None:
         """The next step sends a heartbeat to every neighbour that got no session since this was asked last."""
         self._heartbeat_due = True
 
     def step(self) -> bool:
-        """Sends what there is to every neighbour that can be reached; whether anything was sent or moved."""
+        """Sends what there is to every neighbour that can be reached, history behind live changes; whether anything
+        was sent or moved."""
         self.delivery.check()
         if self.streams_max == 0:
             return False
+        moved = self._live_step()
+        return self._history_step(live=moved) or moved
+
+    def _live_step(self) -> bool:
         if self._heartbeat_due:
             self._heartbeat()
         if not (self._unsettled or self._retry_due() or self.store.has_changes()):
@@ -192,7 +229,7 @@ class Sender:
             links = self._links()
         for front in self._fronts(links, plan):
             started = self.clock.now()
-            parcels = self._prepare(front)
+            parcels = self._prepare(partial(self._prepare_in, front=front))
             moved |= self.delivery.hand_over(parcels, plan, started)
         self._unsettled |= moved and bool(self._catching_up)  # who has caught up by now is told so
         return moved or self._again
@@ -202,6 +239,40 @@ class Sender:
         when what is under way has arrived."""
         self._again = self._in_transaction(lambda view: self.rights.review_again(view, links))
         self._unsettled = True  # the store takes what was folded for looked at now
+
+    def _history_step(self, *, live: bool) -> bool:
+        """A portion of history for each neighbour that lacks something, if it is history's turn."""
+        if not self._history_waits or not self.turns.may_go(self.clock.now(), live=live):
+            return False
+        plan = self.delivery.plan()
+        cursors = self.store.histories()
+        self._history_waits = bool(cursors)
+        links = {link.node: link for link in self._links() if not link.restart} if cursors else {}
+        moved = False
+        for recorded in self.turns.next(cursors, [node for node in links if node not in plan.busy]):
+            if recorded.phase is HistoryPhase.BOTTOM:
+                moved |= self._end_history(recorded, links[recorded.node])
+                continue
+            cursor = plan.of_history(recorded)
+            if cursor.phase is HistoryPhase.BOTTOM:  # its last portion is under way
+                self.delivery.wait_for(cursor.node, all_landed=True)
+                continue
+            started = self.clock.now()
+            link = plan.of(links[cursor.node])
+            parcels = self._prepare(partial(self._prepare_history, link=link, cursor=cursor))
+            moved |= self.delivery.hand_over(parcels, plan, started)
+            self.turns.went(self.clock.now(), self.clock.now() - started)
+        for node in plan.busy & {cursor.node for cursor in cursors}:
+            self.delivery.wait_for(node)
+        return moved
+
+    def _end_history(self, cursor: History, link: Outgoing) -> bool:
+        if link.position < (cursor.bottom or 0):
+            return False
+        self.store.history_done(cursor.id)
+        self._unsettled = True  # who has caught up is told so
+        event(log, logging.INFO, "history done", to=link.node, reason=cursor.reason, objects=cursor.sent)
+        return True
 
     def _links(self) -> list[Outgoing]:
         return [link for link in self.store.outgoing() if link.node in self.node.neighbours]
@@ -223,16 +294,14 @@ class Sender:
             if link.node in plan.flying:
                 if link.restart or link.wish is not None or link.node in self._catching_up:
                     self.delivery.wait_for(link.node, all_landed=True)
-            elif link.restart and self._empty_session(link, catching_up=True):
+            elif link.restart and self._empty_session(link, **_catching_up_since(link.last_session or EARLIEST)):
                 self.store.restart(link.node)
                 event(log, logging.WARNING, "resync begun", to=link.node)
                 self._catching_up.add(link.node)
+                self._history_waits = True
                 moved = True
-            elif link.catching_up:
-                self._catching_up.add(link.node)
-            elif link.node in self._catching_up and self._empty_session(link):  # it need not wait for the next change
-                self._catching_up.discard(link.node)
-                moved = True
+            elif not link.catching_up and link.node in self._catching_up:  # it need not wait for the next change
+                moved |= self._empty_session(link)
             if link.wish is None:
                 self._ask_again.pop(link.node, None)
                 self._asked.pop(link.node, None)
@@ -290,8 +359,8 @@ class Sender:
 
     # --- T1 ---
 
-    def _prepare(self, front: Front) -> list[Parcel]:
-        return self._parcels(self._in_transaction(lambda view: self._prepare_in(view, front)))
+    def _prepare(self, prepare: Callable[[SendingView], Prepared]) -> list[Parcel]:
+        return self._parcels(self._in_transaction(prepare))
 
     def _in_transaction(self, act: Callable[[SendingView], Result]) -> Result:
         attempt = 1
@@ -323,6 +392,51 @@ class Sender:
             view.reviewed(max(change.version.stamp for change in portion.changes))
         first = view.open_session(self.clock.now(), sessions) if sessions else None
         return Prepared(loads, classes, cut, texts, portion, frozenset(holders), first)
+
+    def _prepare_history(self, view: SendingView, link: Outgoing, cursor: History) -> Prepared:
+        """The next portion of a cursor: the same way as live changes, but for how it is selected."""
+        self._again |= view.fold().again
+        self._unsettled = True  # what was folded here is live changes' business
+        node = link.node
+        limited = frozenset() if node == self.node.parent else self.limited
+        items_max = self.turns.items_max(self.clock.now(), self.settings.portion_items_max)
+        portion = view.history(cursor, link, limited=limited, items_max=items_max)
+        texts, portion = self._read_history(view, portion, node, items_max * history.BYTES_PER_ITEM)
+        if portion.place is None and cursor.phase is HistoryPhase.ITEMS:
+            left = history.deletions_of(cursor)
+            last = view.history(left, link, limited=limited, items_max=1)
+            cursor = left if last.place is None and not last.lacking else cursor
+        move = history.passed(cursor, portion, sent=len(texts), top=view.top())
+        link = history.link_after(link, cursor, move)
+        load = Load(link, [c for c in portion.lacking if c.item in texts])
+        loads = {node: load}
+        classes = self._complete(view, Front(link.position, (link,)), loads, texts)
+        cut = [(nodes, self._group(nodes, loads, completed, texts)) for nodes, completed in classes]
+        sessions = max((len(phases) for _, phases in cut), default=0)
+        move = replace(move, bottom=move.bottom and view.top())  # references may have met rows without a mark
+        joined = history.joined_after(link.joined, move)
+        holders = self._holders(loads, classes)
+        self.rights.follow(view, [replace(link, joined=joined)], holders, position=link.position)
+        view.hold(holders)
+        if load.changes:
+            view.reviewed(max(change.version.stamp for change in load.changes))
+        first = view.open_session(self.clock.now(), sessions) if sessions else None
+        run = Portion(load.changes, link.position, whole=False)
+        return Prepared(loads, classes, cut, texts, run, frozenset(holders), first, move, {node: joined})
+
+    def _read_history(
+        self, view: SendingView, portion: HistoryPortion, node: str, bytes_max: int
+    ) -> tuple[dict[Item, bytes], HistoryPortion]:
+        """The texts of what the rules send to the node; a portion that grows too large is cut short."""
+        going = self._review(view, portion.lacking).get(node, [])
+        texts: dict[Item, bytes] = {}
+        size = 0
+        for change, text in self._texts(view, going):
+            texts[change.item] = text
+            size += len(text)
+            if size > bytes_max and change is not going[-1]:
+                return texts, history.cut(portion, portion.lacking[: portion.lacking.index(change) + 1])
+        return texts, portion
 
     def _select(self, view: SendingView, front: Front) -> Portion:
         changes = view.portion(front.position, self.settings.portion_items_max)
@@ -405,25 +519,38 @@ class Sender:
         self, view: SendingView, front: Front, loads: Mapping[str, Load], texts: dict[Item, bytes]
     ) -> list[tuple[tuple[str, ...], Completed]]:
         """Classes of addressees that get the same, each with what its references need."""
+        alone = {link.node for link in front.links if link.joined is not None}
         result: list[tuple[tuple[str, ...], Completed]] = []
         for nodes in _classes(loads):
             changes = loads[nodes[0]].changes
             living = [c.item for c in changes if not c.gone]
             found: list[tuple[tuple[str, ...], Completed]] = []
-            for together in self._alike(nodes, living):
+            for together in self._alike(nodes, living, alone):
                 found.extend(self._complete_class(view, front, together, living))
             result.extend(_merged(found))
+        self._settle_what_goes(view, loads, result)
         drawn = {c.item: c for _, completed in result for c in completed.drawn if c.item not in texts}
         texts.update((change.item, text) for change, text in self._texts(view, list(drawn.values())))
         return result
 
-    def _alike(self, nodes: Sequence[str], items: Sequence[Item]) -> list[tuple[str, ...]]:
+    def _settle_what_goes(
+        self, view: SendingView, loads: Mapping[str, Load], classes: Sequence[tuple[tuple[str, ...], Completed]]
+    ) -> None:
+        """What a reference draws, or history brings, need not go out of turn as well."""
+        for nodes, completed in classes:
+            for load in (loads[node] for node in nodes):
+                if load.link.pending:
+                    going = {c.item for c in (*load.changes, *completed.drawn)} - {c.item for c in load.settled}
+                    load.settled += [c for c in view.pending(load.link.node, load.link.pending) if c.item in going]
+
+    def _alike(self, nodes: Sequence[str], items: Sequence[Item], alone: set[str]) -> list[tuple[str, ...]]:
         """Addressees that need not be asked about one by one: the parent gets everything, and what all children get
-        is known by position. Where references may lead to a limited type, each child has its own."""
+        is known by position. Where references may lead to a limited type, each child has its own; and so has who is
+        catching up (`alone`)."""
         own = any(item.type in self._leading_to_limited for item in items)
-        children = [n for n in nodes if n != self.node.parent]
-        parent = [(n,) for n in nodes if n == self.node.parent]
-        return parent + ([(n,) for n in children] if own else [tuple(children)] if children else [])
+        single = [n for n in nodes if own or n == self.node.parent or n in alone]
+        together = tuple(n for n in nodes if n not in single)
+        return [(n,) for n in single] + ([together] if together else [])
 
     def _complete_class(
         self, view: SendingView, front: Front, nodes: tuple[str, ...], items: Sequence[Item]
@@ -434,7 +561,8 @@ class Sender:
         sources: set[str | None] = set()
 
         def ties_of(step: Sequence[Item]) -> list[Tie]:
-            ties = list(view.ties(step, after=front.position, node=single, limited=limited))
+            joined = front.joined(single)
+            ties = list(view.ties(step, after=front.position, node=single, limited=limited, joined=joined))
             sources.update(tie.target.source for tie in ties)
             return ties
 
@@ -484,8 +612,8 @@ class Sender:
                 parcels[node] = self._parcel(prepared, node, completed, bodies, first)
         position = prepared.portion.position
         for node, load in prepared.loads.items():
-            if node not in parcels and (load.link.position != position or load.deferred):
-                parcels[node] = Parcel((), Sent(node, position, None, deferred=load.deferred))
+            if node not in parcels and (load.link.position != position or load.deferred or prepared.history):
+                parcels[node] = Parcel((), Sent(node, position, None, deferred=load.deferred, history=prepared.history))
         return list(parcels.values())
 
     def _bodies(self, phase: Phase, texts: Mapping[Item, bytes]) -> tuple[list[Body], int]:
@@ -510,6 +638,8 @@ class Sender:
             messages += [(self._header(link, session, n, after), body) for n, body in enumerate(of_session, 1)]
             messages.append((self._header(link, session, len(of_session) + 1, after, of=len(of_session)), EMPTY))
             after = session
+        in_turn = link.joined is None or (prepared.history is not None and prepared.history.joins)
+        early = [*(() if in_turn else load.changes), *completed.drawn]
         return Parcel(
             Letters(node, messages, self.bus.message_bytes_max, self._keys.get(node)),
             Sent(
@@ -519,9 +649,10 @@ class Sender:
                 messages=sum(len(of_session) for of_session, _ in bodies),
                 items=sum(body.items for _, body in messages),
                 size_bytes=sum(len(body.text) for _, body in messages if body is not EMPTY),
-                ahead=[c for c in completed.drawn if c.mark > position],
+                ahead=history.out_of_turn(early, prepared.joined.get(node, link.joined), position),
                 settled=load.settled,
                 deferred=load.deferred,
+                history=prepared.history,
             ),
             streams=max(streams for _, streams in bodies),
             holds=node in prepared.holding,
@@ -530,6 +661,8 @@ class Sender:
     def _header(
         self, link: Outgoing, session: Stamp, number: int, after: Stamp | None, *, of: int | None = None
     ) -> Header:
+        if of is not None:
+            (self._catching_up.add if link.catching_up else self._catching_up.discard)(link.node)
         return Header(
             sender=self.node.code,
             to=link.node,
@@ -568,7 +701,15 @@ def _merged(classes: Iterable[tuple[tuple[str, ...], Completed]]) -> list[tuple[
 
 
 def _extra(link: Outgoing, of: int | None) -> dict[str, object]:
-    extra: dict[str, object] = {"catching_up": True} if link.catching_up else {}
+    extra: dict[str, object] = {}
+    if link.catching_up:
+        extra |= _catching_up_since(link.joined.session if link.joined else None)
     if of is not None and link.received is not None:
         extra["confirmed"] = digits(link.received)
     return extra
+
+
+def _catching_up_since(session: Stamp | None) -> dict[str, object]:
+    """What was there goes by history; that covers all sessions up to `session`."""
+    since = {"catching_up_since": digits(session)} if session is not None else {}
+    return {"catching_up": True, **since}

@@ -6,7 +6,7 @@ identity    whose life a database holds: moved, copied, restored; recovering, a 
 opened      a node's database, and the structure that package, nodes.yaml and tables make together
 config      nodes.yaml, read and checked with all its faults at once; marked, YAML with line marks
 status      what `kod status` shows; checking, explaining, comparing, journal, the same for their commands;
-            waiting, the items in parked messages
+            waiting, the items in parked messages; histories, how far histories are
 report      tables for people, JSON for programs; log, log lines; clock, the machine's time
 demo        `kod demo`: a network of its own
 databases   a folder for each dialect, the same file names in each

@@ -222,7 +222,9 @@ class _Moving:
         self.towards = [topology.towards(one, other), topology.towards(other, one)]
         self.network = network
         self.parked = [waiting_items(side.code, side.database, side.structure) for side in sides]
-        self.positions = [side.database.figures().links for side in sides]
+        figures = [side.database.figures() for side in sides]
+        self.positions = [one.links for one in figures]
+        self.histories = [{h.node for h in one.histories if h.state == "open"} for one in figures]
         self._between: bool | None = None
 
     def on_its_way(self, stories: list[Story]) -> bool:
@@ -237,6 +239,8 @@ class _Moving:
             return True
         if neighbour is None or story.source == neighbour:
             return False
+        if neighbour in self.histories[number] and story.stamp is not None:
+            return True
         return story.mark > int(self.positions[number].get(neighbour, {}).get("position") or 0)
 
     @property

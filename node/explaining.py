@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dispatcher.ports import Change, NodeView
+from dispatcher.ports import Change, History, NodeView
 from dispatcher.review import Facts, facts_of, limited_types
 from node.databases import Database, Held, Story
+from node.histories import everything_since
 from node.service import node_view
 from node.waiting import waiting_items
 from schemas.network import Network
@@ -25,7 +26,9 @@ def explain(network: Network, code: str, database: Database, structure: Structur
     `parked` the messages with it that could not be applied here yet."""
     item_type = structure[item.type]
     story = database.story(item)
-    links = database.figures().links
+    figures = database.figures()
+    links = figures.links
+    histories = {one.node: one for one in figures.histories if one.state == "open" and one.joins}
     node = node_view(network.topology, code)
     facts = _facts(database, structure, item, story)
     parked = waiting_items(code, database, structure).get(item, ())
@@ -45,7 +48,7 @@ def explain(network: Network, code: str, database: Database, structure: Structur
             {
                 "node": neighbour,
                 "rule": _rule(neighbour, node, item, structure, story, facts),
-                "state": _state(neighbour, story, links.get(neighbour, {})),
+                "state": _state(neighbour, story, links.get(neighbour, {}), histories.get(neighbour)),
                 **_held(story.holders.get(neighbour)),
             }
             for neighbour in node.neighbours
@@ -127,7 +130,7 @@ def _where(item_type: ItemType) -> str:
     return "independent, without access: it goes to the parent alone"
 
 
-def _state(neighbour: str, story: Story, link: Mapping[str, Any]) -> str:
+def _state(neighbour: str, story: Story, link: Mapping[str, Any], history: History | None) -> str:
     if story.waiting_in_log:
         return "waits for review"
     if story.stamp is None:
@@ -138,6 +141,12 @@ def _state(neighbour: str, story: Story, link: Mapping[str, Any]) -> str:
         return "has it: it came from there"
     if neighbour in story.ahead_of:
         return "was sent ahead of its turn"
+    if history is not None and story.mark <= int(link.get("position") or 0):
+        since = everything_since(history)
+        if since is None or story.stamp < since:
+            return (
+                f"goes by history, from fresh to old (kod history --list): {history.passed} of {history.total} passed"
+            )
     if story.mark > int(link.get("position") or 0):
         return "waits to be sent" + (f" (the link stands still: {link['fault']})" if link.get("fault") else "")
     if story.mark == 0:

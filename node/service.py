@@ -173,6 +173,7 @@ class Service:
         scheduler = self._scheduler()
         publishers = ThreadPoolExecutor(2 * len(self.node.neighbours) or 1, thread_name_prefix="publish")
         self.sender.publish_aside(publishers, self._send_now.set)
+        self.sender.turns.paced = True
         event(log, logging.INFO, "daemon started", node=self.node.code, neighbours=",".join(self.node.neighbours))
         for thread in threads:
             thread.start()
@@ -260,6 +261,7 @@ class Service:
         scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
         for job, seconds in (
             (self.follow_settings, SETTINGS_EVERY_S),
+            (self._look_for_history, SETTINGS_EVERY_S),
             (self._check_triggers, TRIGGERS_EVERY_S),
             (self.sender.ask_heartbeat, self.settings.heartbeat_s),
             (self._note_life, LIFE_EVERY_S),
@@ -292,6 +294,11 @@ class Service:
 
     def _purge(self) -> None:
         self._purging.step({sender: link.confirmed for sender, link in self.receiver.links.items()})
+
+    def _look_for_history(self) -> None:
+        """`kod history` may have queued some."""
+        if self.store.histories():
+            self.sender.look_for_history()
 
     def _check_triggers(self) -> None:
         try:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from dispatcher.ports import Backlog, Figures
 from node.config import filled_in
 from node.databases import Database
+from node.histories import facts
 from node.opened import open_node
 from schemas.errors import UnavailableError
 from schemas.network import Network, NodeSettings
@@ -81,7 +82,7 @@ def describe(
     """The figures as contract.md names them; everything in it is JSON."""
     send, receive = figures.send_streams_max, figures.receive_streams_max
     neighbours = network.topology.neighbours(settings.code)
-    links = [_link(n, figures.links.get(n, {}), queues.get(n), now_ms) for n in neighbours]
+    links = [_link(n, figures, queues.get(n), now_ms) for n in neighbours]
     return {
         "node": settings.code,
         "name": settings.name,
@@ -114,7 +115,8 @@ def _last_session(raw: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _link(node: str, raw: Mapping[str, Any], queue: Backlog | None, now_ms: int) -> dict[str, Any]:
+def _link(node: str, figures: Figures, queue: Backlog | None, now_ms: int) -> dict[str, Any]:
+    raw = figures.links.get(node, {})
     link: dict[str, Any] = {"node": node, **{name: raw.get(name) or 0 for name in _COUNTERS}}
     link["queue_messages"] = queue.messages if queue else None
     link["queue_bytes"] = queue.size_bytes if queue else None
@@ -122,6 +124,7 @@ def _link(node: str, raw: Mapping[str, Any], queue: Backlog | None, now_ms: int)
     link["end_to_end_ms"] = raw.get("end_to_end_ms")
     link["pending"] = raw.get("pending") or 0
     link["fault"] = raw.get("fault")
+    link["history"] = [facts(one) for one in figures.histories if one.node == node and one.state == "open"]
     return link
 
 

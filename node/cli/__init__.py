@@ -29,6 +29,7 @@ SUMMARIES = {
     "status": "Shows how far nodes are, what waits, and each link both ways.",
     "streams": "Shows or sets how many streams send and receive at once.",
     "boundary": "Shows or moves the review boundary.",
+    "history": "Sends what a neighbour lacks, from fresh to old; lists and cancels that.",
     "parked": "Lists messages that could not be applied, and why.",
     "collisions": "Lists the journal of collisions, or shows one whole.",
     "compare": "Compares what two nodes should both have.",

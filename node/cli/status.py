@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from node.cli import Call, Command, json_option, node_option
+from node.histories import progress_line
 from node.report import print_error, print_facts, print_json, print_problem, print_table
 from schemas.errors import ConfigError, UnavailableError
 
@@ -108,5 +109,7 @@ def _print_node(facts: dict[str, Any]) -> None:
         empty="no neighbours",
     )
     for link in facts["links"]:
+        for history in link["history"]:
+            click.echo(progress_line(link["node"], history))
         if link["fault"]:
             print_problem(f"the link from {link['node']} stands still: {link['fault']}")

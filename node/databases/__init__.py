@@ -158,6 +158,14 @@ class Database(Protocol):
         """Throws one away: what it says will not arrive by it. Whether it was there."""
         ...
 
+    def history_add(self, node: str, type_name: str | None, down_to: Stamp | None, reason: str) -> int:
+        """As Store.history_add; a running daemon sees it within a second."""
+        ...
+
+    def history_cancel(self, history_id: int) -> bool:
+        """Ends an open history cursor: what it has not sent by then stays unsent. Whether it was open."""
+        ...
+
     def story(self, item: Item) -> Story: ...
 
     def looking(self, structure: Structure) -> AbstractContextManager[SendingView]:

@@ -26,6 +26,7 @@ import dispatcher.rights
 import dispatcher.sending
 import dispatcher.settling
 from dispatcher.grouping import Group
+from dispatcher.ports import HistoryPortion
 from dispatcher.review import Facts
 from dispatcher.settling import Relation
 from node.databases.sqlite import folding, receiving, sending, store
@@ -345,6 +346,15 @@ def heartbeat(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dispatcher.sending.Sender, "ask_heartbeat", lambda self: None)
 
 
+# --- history
+
+
+def history_of_what_was_there(patch: pytest.MonkeyPatch) -> None:
+    """Cursors pass everything and send nothing."""
+    nothing = HistoryPortion([], None, 0)
+    patch.setattr(sending.SqliteSendingView, "history", lambda self, *_, **__: nothing)
+
+
 CUSTOMERS = [put_customer, put_customer, delete_customer]
 MOVES = [put_customer, put_order, put_order, delete_customer]
 ORDERS = [put_customer, put_order, put_order, delete_order, delete_customer]
@@ -403,6 +413,7 @@ RULES: dict[Patch, dict[str, Any]] = {
     after_chain: {"losses": True},
     resync: {"losses": True},
     heartbeat: {"losses": True, "crashes": False, "steps": 30},
+    history_of_what_was_there: {"joins": True},
     looking_again: {"rights": True},
     dependants_follow: {"rights": True},
     following_what_a_child_sends: {"rights": True},

@@ -19,7 +19,7 @@ import random
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -275,6 +275,8 @@ class SimNode:
             message_items_max=world.random.choice([1, 2, 1000]), stream_items_min=1,
             clock_skew_max_s=self.clock_skew_max_s, tombstones_kept_days=self.tombstones_kept_days,
         )  # fmt: skip
+        self.joined = True
+        self._whole_view = view
         self.application: Any
         self.structure: Structure
         self._make_database(folder)
@@ -314,6 +316,16 @@ class SimNode:
         if self.world.random.random() < 0.5:
             self.sender.publish_aside(self.flights, lambda: None)
         self.up = True
+
+    def meet(self, codes: Collection[str]) -> None:
+        """These are neighbours, where they are next to it."""
+        view = self._whole_view
+        self.view = replace(
+            view,
+            parent=view.parent if view.parent in codes else None,
+            children=tuple(child for child in view.children if child in codes),
+            towards={other: neighbour for other, neighbour in view.towards.items() if neighbour in codes},
+        )
 
     def stop(self) -> None:
         if self.up:
@@ -552,8 +564,16 @@ def beat(world: World, node: SimNode) -> None:
 
 def cut_or_mend(world: World, node: SimNode) -> None:
     """A link of the node cannot be reached any more, or can again."""
+    if not node.view.neighbours:
+        return
     link = world.links[node.code, world.random.choice(node.view.neighbours)]
     link.cut = not link.cut
+
+
+def join(world: World, node: SimNode) -> None:
+    """A node that was alone becomes a neighbour: it is in nodes.yaml from now on, and daemons are started anew."""
+    if not node.joined:
+        world.join(node)
 
 
 Event = Callable[["World", SimNode], None]
@@ -591,6 +611,7 @@ class World:
         memos: bool = True,
         one_writer: bool = False,
         rights: bool = False,
+        joins: bool = False,
         tree: Callable[[random.Random], Topology] = small_tree,
         events: Sequence[Event] = (),
         writes: Sequence[Callable[[SimNode], None]] = (),
@@ -607,6 +628,7 @@ class World:
         self.writes = list(writes) or self.writes
         self.deletions = deletions
         self.events: list[Event] = [*EVENTS, *((cut_or_mend,) * 2 if cuts else ()), *events]
+        self.events += [join] if joins else []
         self.quiet = False
         self.crashes = crashes
         self.cuts = cuts
@@ -635,6 +657,19 @@ class World:
             for neighbour in self.topology.neighbours(code):
                 self.links[code, neighbour] = Link()
         self.nodes = [make_node(code, node_view(self.topology, code), folder, self) for code in self.codes]
+        if joins:  # some have data of their own before they meet the others, who have some too
+            for node in self.nodes:
+                node.joined = self.random.random() < 0.6
+            self.join()
+
+    def join(self, *nodes: SimNode) -> None:
+        for node in nodes:
+            node.joined = True
+        here = {node.code for node in self.nodes if node.joined}
+        for node in self.nodes:
+            if node.joined:
+                node.stop()
+                node.meet(here)
 
     def _next_crash(self) -> int:
         return self.random.randint(1, 60)
@@ -685,10 +720,13 @@ class World:
     def run(self, steps: int) -> None:
         for _ in range(steps):
             node = self.random.choice(self.nodes)
-            self.random.choice(self.events)(self, node)
+            event = self.random.choice(self.events)
+            (event if node.joined or event is join else write)(self, node)
 
     def settle(self, rounds_max: int = 300, *, beating: bool = True) -> None:
         """No more writes, no more crashes: the network comes to rest."""
+        if alone := [node for node in self.nodes if not node.joined]:
+            self.join(*alone)
         self.quiet = True
         beats = (
             2 if (self.losses or self.message_bytes_max) and beating else 0
@@ -762,6 +800,10 @@ def mixed(seed: int) -> dict[str, Any]:
         {"losses": True, "cuts": True},
         {"rights": True},
         {"rights": True, "losses": True, "cuts": True},
+        {"joins": True},
+        {"joins": True, "losses": True},
+        {"joins": True, "deletions": False},
+        {"joins": True, "rights": True},
     ]
     if seed % 200 == 199:
         return {"tree": deep_tree, "steps": 800}

@@ -21,17 +21,19 @@ def test_a_restarted_link_is_offered_everything_and_only_that_link(world: StoreW
     before = link(world, "02").position
     world.store.restart_asked("01", lost=False)
     assert link(world, "01").restart
+    world.store.record_sent([Sent("01", before, Stamp(9))])
     world.store.restart("01")
-    assert link(world, "01").position == 0
     assert not link(world, "01").restart
     assert link(world, "01").catching_up
-    assert link(world, "02").position == before
+    joined = link(world, "01").joined
+    assert joined is not None
+    assert (joined.mark, joined.session) == (before, 9)
+    assert (link(world, "02").position, link(world, "02").joined) == (before, None)
+    (cursor,) = world.store.histories()
     with world.store.sending() as view:
         view.fold()
-        assert {change.item for change in view.portion(0, 10)} == {ALICE, BOB}
-        top = view.top()
-    world.store.record_sent([Sent("01", top, Stamp(9))])
-    assert not link(world, "01").catching_up
+        portion = view.history(cursor, link(world, "01"), limited=frozenset(), items_max=10)
+    assert {change.item for change in portion.lacking} == {ALICE, BOB}
 
 
 def test_a_neighbour_that_lost_its_life_gets_back_what_it_had_sent(world: StoreWorld) -> None:
@@ -81,4 +83,4 @@ def test_who_is_a_neighbour_no_more_is_not_waited_for(world: StoreWorld) -> None
     assert [link.node for link in world.store.outgoing()] == ["01"]
     assert world.store.figures().items_waiting == 0
     world.store.start(["01", "02"])
-    assert link(world, "02").position == 0
+    assert link(world, "02").catching_up

@@ -78,13 +78,14 @@ def test_a_copy_forgets_whom_it_spoke_with(world: StoreWorld) -> None:
     life = world.database.standing().life
     world.database.begin_life(Life(life.incarnation + 1, life.session), links=False)
     world.start("01", "02")
-    assert [link.position for link in world.store.outgoing()] == [0, 0]
+    links = world.store.outgoing()
+    assert [link.catching_up for link in links] == [True, True]
     assert world.store.incoming("01").position is None
     assert world.store.incoming("01").incarnation is None
-    with world.store.sending() as view:
-        view.fold()
-        (change,) = view.portion(0, 10)
-    assert (change.item, change.source) == (ALICE, None)
+    for link, cursor in zip(links, world.store.histories(), strict=True):
+        with world.store.sending() as view:
+            (change,) = view.history(cursor, link, limited=frozenset(), items_max=10).lacking
+        assert (change.item, change.source) == (ALICE, None)
 
 
 def test_sessions_of_a_new_incarnation_are_counted_from_the_beginning(world: StoreWorld) -> None:

@@ -215,6 +215,16 @@ def test_a_walk_goes_from_fresh_to_old_and_is_resumed(worlds: Callable[[str], St
     assert again(world) == {SECOND}
 
 
+def test_a_walk_also_meets_what_was_applied_when_nobody_else_was_there(worlds: Callable[[str], StoreWorld]) -> None:
+    """It has no mark: whoever joins gets it by history, or when it may see it."""
+    world = with_view(worlds, *SHOPS)
+    world.receive({"order_id": 3, "customer_id": None, "title": "c"}, ORDER, stamp=5, forward=False)
+    world.store.close()
+    world.start("01", "02")
+    world.execute("INSERT INTO shops VALUES ('a', '02', NULL)")
+    assert again(world) == {FIRST, SECOND, Item(ORDER, "[3]")}
+
+
 def test_a_type_marked_again_during_its_walk_is_passed_once_more(worlds: Callable[[str], StoreWorld]) -> None:
     """As far as it was passed: what comes later is seen as it is now."""
     world = with_view(worlds, *SHOPS)

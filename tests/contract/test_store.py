@@ -207,17 +207,6 @@ def test_positions_never_go_back(world: StoreWorld) -> None:
     assert figures.last_session["items"] == 5
 
 
-def test_a_new_neighbour_starts_at_the_beginning_and_gets_what_was_applied_before(world: StoreWorld) -> None:
-    """With one neighbour nothing needs a mark; with a second everything does."""
-    world.receive(customer("A"), CUSTOMER, stamp=5, forward=False)
-    assert world.changed() == set()
-    world.store.close()
-    world.start("01", "02", "03")
-    assert {link.node: link.position for link in world.store.outgoing()}["03"] == 0
-    (change,) = world.changes()
-    assert (change.item, change.source, change.version) == (ALICE, "01", (5, "01.1"))
-
-
 def test_what_is_received_is_remembered_until_its_session_is_complete(world: StoreWorld) -> None:
     """A repeated message has no effect; a position only moves with what it stands for."""
 

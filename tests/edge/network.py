@@ -107,6 +107,14 @@ class TestNetwork:
         for node in nodes:
             self._make_tables(node)
 
+    def add(self, node: Node) -> None:
+        """One more node in nodes.yaml; daemons that run have not read it."""
+        text = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        text["nodes"][node.code] = self._settings(node)
+        self.path.write_text(yaml.safe_dump(text, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        self.nodes[node.code] = node
+        self._make_tables(node)
+
     def _settings(self, node: Node) -> dict[str, Any]:
         settings = {"name": f"Node {node.code}", "database": node.url or f"sqlite:///{node.code}.sqlite"}
         if node.parent:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from dispatcher.ports import Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story
-from node.databases.postgresql import capture, figures, parking, reflection, stamping
+from node.databases.postgresql import capture, figures, history, parking, reflection, stamping
 from node.databases.postgresql.checking import check
 from node.databases.postgresql.connecting import Connection, Connections, Statement, Transaction, streamed, translated
 from node.databases.postgresql.daemon import DaemonLock
@@ -80,7 +80,7 @@ UPDATE kod.node SET incarnation = $1::bigint, origin = code || '.' || $1, last_s
 _FORGET_LINKS = """
 WITH outgoing AS (DELETE FROM kod.outgoing), incoming AS (DELETE FROM kod.incoming),
   received AS (DELETE FROM kod.received), ahead AS (DELETE FROM kod.ahead), pending AS (DELETE FROM kod.pending),
-  presence AS (DELETE FROM kod.presence)
+  presence AS (DELETE FROM kod.presence), history AS (DELETE FROM kod.history)
 UPDATE kod.register SET source = NULL WHERE source IS NOT NULL"""
 
 _COLLISIONS = """
@@ -249,6 +249,15 @@ class PostgresqlDatabase:
         with self._connections.connection() as connection:
             _must_be_installed(connection)
             return connection.execute("DELETE FROM kod.parked WHERE id = $1", (parked_id,)).rowcount > 0
+
+    def history_add(self, node: str, type_name: str | None, down_to: Stamp | None, reason: str) -> int:
+        with self._connections.transaction() as transaction:
+            return history.add(transaction, node, type_name, down_to, reason)
+
+    def history_cancel(self, history_id: int) -> bool:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            return history.cancel(connection, history_id)
 
     def story(self, item: Item) -> Story:
         with self._connections.connection() as connection:

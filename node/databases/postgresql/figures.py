@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.ports import LINK_FIGURES, Figures
+from node.databases.postgresql import history
 from node.databases.postgresql.connecting import Connection
 from schemas.stamp import Stamp, digits
 
@@ -10,6 +11,7 @@ _NODE = """
 SELECT boundary, missed, send_streams_max, receive_streams_max, (SELECT count(*) FROM kod.collisions),
   (SELECT count(*) FROM kod.parked) FROM kod.node"""
 
+# What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
 _WAITING = """
 SELECT count(*), min(stamp) FROM (
   SELECT type, key, min(stamp) AS stamp FROM (
@@ -18,6 +20,9 @@ SELECT count(*), min(stamp) FROM (
     SELECT r.type, r.key, r.stamp FROM kod.register r
     WHERE r.mark > 0 AND r.mark > (SELECT min(position) FROM kod.outgoing)
       AND EXISTS (SELECT FROM kod.outgoing o WHERE o.position < r.mark AND o.node IS DISTINCT FROM r.source)
+    UNION ALL
+    SELECT r.type, r.key, r.stamp FROM kod.register r
+    WHERE r.mark = 0 AND NOT EXISTS (SELECT FROM kod.outgoing) AND EXISTS (SELECT FROM kod.node WHERE kept_at IS NULL)
     UNION ALL
     SELECT r.type, r.key, r.stamp FROM kod.pending p JOIN kod.register r ON r.type = p.type AND r.key = p.key
   ) every GROUP BY type, key
@@ -46,6 +51,8 @@ def figures(connection: Connection) -> Figures:
         0,
     )
     waiting, oldest = connection.execute(_WAITING).fetchone() or (0, None)
+    cursors = history.histories(connection, ended=True)
+    waiting += sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
     last = connection.execute(_LAST_SESSION).fetchone()
     facts = None
     if last:
@@ -64,4 +71,5 @@ def figures(connection: Connection) -> Figures:
         collisions=collisions,
         send_streams_max=send,
         receive_streams_max=receive,
+        histories=cursors,
     )

@@ -6,6 +6,7 @@
     presence   holders of items that do not go everywhere; ahead, pending: what went, or goes, out of turn
     rights     items, or types (no key), whose rights may have changed, until they are looked at again
     walks      how far a type whose rights changed has been looked at again, by marks, from the largest down
+    history    cursors over what neighbours lack of what was there before
     collisions the journal; parked: messages that could not be applied yet; triggers: what `kod install` made
 
 The view `stamps` is for others: type, key, stamp, deleted (with what is not folded yet).
@@ -82,6 +83,8 @@ CREATE TABLE kod.register (
 CREATE INDEX register_kept ON kod.register (type) WHERE kept IS NOT NULL;
 CREATE INDEX register_gone ON kod.register (mark) WHERE gone;
 CREATE INDEX register_mark ON kod.register (mark) WHERE mark > 0;
+CREATE INDEX register_fresh ON kod.register (stamp, type, key) WHERE NOT gone;
+CREATE INDEX register_deleted ON kod.register (stamp, type, key) WHERE gone;
 CREATE TABLE kod.presence (
   type smallint NOT NULL,
   key text COLLATE "C" NOT NULL,
@@ -109,7 +112,9 @@ CREATE TABLE kod.outgoing (
   node text PRIMARY KEY,
   position bigint NOT NULL DEFAULT 0,
   last_session bigint,
-  catch_up bigint NOT NULL DEFAULT 0,
+  joined bigint,
+  joined_session bigint,
+  history bigint,
   restart integer NOT NULL DEFAULT 0,
   wish text,
   messages bigint NOT NULL DEFAULT 0,
@@ -117,6 +122,24 @@ CREATE TABLE kod.outgoing (
   size_bytes bigint NOT NULL DEFAULT 0,
   last_session_facts json
 ) WITH (fillfactor = 50);
+CREATE TABLE kod.history (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  node text NOT NULL,
+  type smallint,
+  down_to bigint,
+  reason text NOT NULL,
+  state text NOT NULL DEFAULT 'open',
+  phase integer NOT NULL DEFAULT 0,
+  at_stamp bigint,
+  at_type smallint,
+  at_key text COLLATE "C",
+  bottom bigint,
+  passed bigint NOT NULL DEFAULT 0,
+  sent bigint NOT NULL DEFAULT 0,
+  total bigint NOT NULL DEFAULT 0,
+  begun bigint NOT NULL,
+  ended bigint
+);
 CREATE TABLE kod.ahead (
   node text NOT NULL,
   type smallint NOT NULL,
@@ -224,6 +247,7 @@ CHANGE = "r.type, r.key, r.stamp, r.origin, r.seen::text, r.mark, r.source, r.go
 
 # All parts see the log as it was before: what is deleted is what is taken. (Rows that a DELETE returns are put aside
 # and read again: for 300,000 of them that took longer than reading the log twice.)
+# Of a link that catches up, marks say what it has only after the one at which it began (since).
 FOLD = """
 WITH taken AS (
   DELETE FROM kod.log
@@ -231,7 +255,8 @@ WITH taken AS (
   SELECT type, key, max(at) AS at, bool_or(local) AS local, bool_or(gone) AS gone, count(*) AS rows
   FROM kod.log GROUP BY type, key
 ), node AS (
-  SELECT origin, top_mark, boundary, coalesce((SELECT min(position) FROM kod.outgoing), -1) AS served FROM kod.node
+  SELECT origin, top_mark, boundary, coalesce(o.served, -1) AS served, coalesce(o.since, 0) AS since
+  FROM kod.node, (SELECT min(position) AS served, max(joined) + 1 AS since FROM kod.outgoing) o
 ), versioned AS MATERIALIZED (
   SELECT i.type, i.key, i.rows, i.local, i.local AND i.gone AS perhaps_gone,
     CASE WHEN r.stamp IS NULL THEN i.at WHEN NOT i.local THEN r.stamp
@@ -243,7 +268,7 @@ WITH taken AS (
          ELSE nullif((coalesce(r.seen, '{}') || jsonb_build_object(r.origin, r.stamp)) - n.origin, '{}')
     END AS seen,
     n.top_mark + row_number() OVER (ORDER BY i.at, i.type, i.key) AS mark,
-    CASE WHEN r.gone THEN NULL WHEN r.mark BETWEEN 0 AND n.served THEN r.mark ELSE r.known END AS known,
+    CASE WHEN r.gone THEN NULL WHEN r.mark BETWEEN n.since AND n.served THEN r.mark ELSE r.known END AS known,
     CASE WHEN i.local THEN NULL ELSE r.source END AS source,
     CASE WHEN i.local THEN i.gone ELSE coalesce(r.gone, false) END AS gone,
     CASE WHEN i.local AND i.gone THEN NULL ELSE r.kept END AS kept, n.boundary

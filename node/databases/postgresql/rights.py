@@ -263,6 +263,13 @@ WITH taken AS (
 )
 SELECT type, key, bool_or(follow), (SELECT count(*) FROM taken) FROM taken GROUP BY type, key ORDER BY type, key"""
 
+# What was applied while there was one neighbour, or stamped before there was any, has no mark: a walk by marks does
+# not meet it.
+_UNMARKED = """
+INSERT INTO kod.rights (type, key) SELECT r.type, r.key FROM kod.register r
+WHERE r.type = $1::smallint AND r.mark = 0 AND NOT r.gone
+  AND EXISTS (SELECT FROM kod.outgoing o WHERE o.node IS DISTINCT FROM r.source)"""
+
 # A type that is marked while it is being walked through: what has been passed has to be passed once more.
 _MARKED = """
 WITH taken AS (DELETE FROM kod.rights WHERE key IS NULL RETURNING type)
@@ -290,20 +297,42 @@ INSERT INTO kod.pending AS p (node, type, key, mark)
 SELECT $3, r.type, r.key, r.mark FROM {ITEMS} i JOIN kod.register r ON r.type = i.type AND r.key = i.key ORDER BY i.n
 ON CONFLICT (node, type, key) DO UPDATE SET mark = greatest(p.mark, excluded.mark)"""
 
-# What a node lacks: it was looked at before (else its own turn comes), and the node is not known to hold it.
+NOTHING = -2
+"""Below every mark."""
+LAST = 2**63 - 1
+"""Above every stamp."""
+
+
+def _parameters(first: int) -> dict[str, str]:
+    """By name the parameters of _LACKS, in the order of `served`."""
+    names = ("node", "after", "session", "joined", "stamp", "type", "below")
+    return {name: f"${first + number}" for number, name in enumerate(names)}
+
+
+# What a node lacks: it was looked at before (else its own turn comes, or history comes to it), and the node is not
+# known to hold it.
 _LACKS = """NOT r.gone AND r.mark <= {after}::bigint AND r.source IS DISTINCT FROM {node}
   AND NOT EXISTS (SELECT FROM kod.presence p WHERE p.node = {node} AND p.type = r.type AND p.key = r.key
     AND p.since <= {session}::bigint)
-  AND NOT EXISTS (SELECT FROM kod.pending p WHERE p.node = {node} AND p.type = r.type AND p.key = r.key)"""
+  AND NOT EXISTS (SELECT FROM kod.pending p WHERE p.node = {node} AND p.type = r.type AND p.key = r.key)
+  AND NOT (r.mark <= {joined}::bigint
+    AND (r.stamp, r.type, r.key) < ({stamp}::bigint, {type}::smallint, {below}))"""
 
 LACKING = f"""
 SELECT {CHANGE} FROM {ITEMS} i JOIN kod.register r ON r.type = i.type AND r.key = i.key
-WHERE {_LACKS.format(node="$3", after="$4", session="$5")} ORDER BY i.n"""
+WHERE {_LACKS.format(**_parameters(3))} ORDER BY i.n"""
 
 
-def served(link: Outgoing) -> tuple[str, str, str]:
-    """A link as _LACKS wants it: node, position, session."""
-    return link.node, str(link.position), str(link.last_session or 0)
+def served(link: Outgoing, ids: TypeIds) -> tuple[str, ...]:
+    """A link as _LACKS wants it: node, position, session; the mark up to which history comes, and down to where it
+    is. One that was cancelled comes to nothing more."""
+    first = link.node, str(link.position), str(link.last_session or 0)
+    joined = link.joined
+    if joined is None or joined.all_passed or not link.catching_up:
+        return *first, str(NOTHING), "0", "0", ""
+    if joined.passed is None:
+        return *first, str(joined.mark), str(LAST), "0", ""
+    return *first, str(joined.mark), str(joined.passed.stamp), str(ids.id(joined.passed.type)), joined.passed.key
 
 
 def look_again(transaction: Transaction, ids: TypeIds, items_max: int) -> Again:
@@ -326,7 +355,7 @@ def look_again(transaction: Transaction, ids: TypeIds, items_max: int) -> Again:
     elif len(passed) == scanned:
         transaction.queue(Statement(_WALKED, (str(number), str(passed[-1][2]))))
     else:
-        transaction.queue(Statement(_ENDED, (str(number),)))
+        transaction.queue(Statement(_ENDED, (str(number),)), Statement(_UNMARKED, (str(number),)))
     (more,) = transaction.one(Statement(_WAITING))
     return Again([ids.item(number, key) for _, key, _, gone in taken if not gone], (), more)
 
@@ -368,7 +397,7 @@ def dependants(structure: Structure, item_type: ItemType, number: int, items_max
     return (
         f"SELECT d.key, {CHANGE} FROM ({owned(structure, item_type)}) d LEFT JOIN LATERAL"
         f" (SELECT * FROM kod.register r WHERE r.type = {number} AND r.key = d.key LIMIT 1) r ON true"
-        f" WHERE r.key IS NULL OR {_LACKS.format(node='$2', after='$3', session='$4')} LIMIT {items_max:d}"
+        f" WHERE r.key IS NULL OR {_LACKS.format(**_parameters(2))} LIMIT {items_max:d}"
     )
 
 

@@ -6,7 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import orjson
 
-from dispatcher.ports import Again, Change, Content, Dependants, Folded, Outgoing, Tie
+from dispatcher.ports import (
+    Again,
+    Change,
+    Content,
+    Dependants,
+    Folded,
+    History,
+    HistoryPhase,
+    HistoryPortion,
+    Joined,
+    Outgoing,
+    Place,
+    Tie,
+)
 from node.databases.postgresql import rights
 from node.databases.postgresql.connecting import Row, Statement, Transaction
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
@@ -228,7 +241,7 @@ class PostgresqlSendingView:
     def lacking(self, link: Outgoing, items: Sequence[Item]) -> Sequence[Change]:
         if not items:
             return []
-        return self._changes(Statement(rights.LACKING, (*self._ids.items(items), *rights.served(link))))
+        return self._changes(Statement(rights.LACKING, (*self._ids.items(items), *rights.served(link, self._ids))))
 
     def dependants(self, link: Outgoing, owners: Sequence[Item], *, items_max: int) -> Dependants:
         found: list[Change] = []
@@ -237,7 +250,7 @@ class PostgresqlSendingView:
         for item_type, its in rights.dependent_types(self._structure, _by_type(owners)):
             sql = rights.dependants(self._structure, item_type, self._ids.id(item_type.name), items_max)
             keys = keys_parameter(self._types[its[0].type], [item.key for item in its])
-            rows = self._transaction.rows(Statement(sql, (keys, *rights.served(link))))
+            rows = self._transaction.rows(Statement(sql, (keys, *rights.served(link, self._ids))))
             more |= len(rows) == items_max
             for key, *change in rows:
                 if change[0] is None:
@@ -251,14 +264,77 @@ class PostgresqlSendingView:
         if changes:
             self._transaction.queue(Statement(rights.PEND, (*self._ids.items([c.item for c in changes]), node)))
 
+    # --- history --------------------------------------------------------------------------------------------------
+
+    def history(self, cursor: History, link: Outgoing, *, limited: frozenset[str], items_max: int) -> HistoryPortion:
+        living = cursor.phase is HistoryPhase.ITEMS
+        bound = _Bound()
+        node, after = bound.text(link.node), bound.number(link.position)
+        since, passed = self._passed(link.joined, bound)
+        lacks = (
+            f"r.source IS DISTINCT FROM {node} AND (r.mark < 0 OR r.mark < {since} AND NOT {passed})"
+            f" AND NOT EXISTS (SELECT FROM kod.ahead a WHERE a.node = {node} AND a.type = r.type AND a.key = r.key"
+            f" AND a.mark = r.mark)"
+        )
+        if living and limited:
+            numbers = ", ".join(str(self._ids.id(name)) for name in limited)
+            held = _HELD.format(number="r.type", key="r.key", node=node)
+            lacks += f" OR r.type IN ({numbers}) AND r.mark >= 0 AND r.source IS DISTINCT FROM {node} AND NOT {held}"
+        if cursor.type is not None:
+            lacks = f"r.type = {bound.number(self._ids.id(cursor.type))} AND ({lacks})"
+        beyond, direction = ("<", "DESC") if living else (">", "ASC")
+        where = f"{'NOT ' if living else ''}r.gone AND r.stamp >= {bound.number(cursor.down_to or 0)}"
+        if cursor.place is not None:
+            where += f" AND (r.stamp, r.type, r.key) {beyond} {self._place(cursor.place, bound)}"
+        order = ", ".join(f"r.{column} {direction}" for column in ("stamp", "type", "key"))
+        rows = self._transaction.rows(
+            Statement(
+                f"SELECT {CHANGE}, r.mark <= {after} AND ({lacks}) FROM kod.register r WHERE {where}"
+                f" ORDER BY {order} LIMIT {items_max:d}",
+                bound.values,
+            )
+        )
+        lacking = [n for n, row in enumerate(rows) if row[-1]]
+        looked_at = len(rows)
+        whole = looked_at < items_max
+        place = None
+        if not whole:
+            number, key, stamp = rows[looked_at - 1][:3]
+            place = Place(Stamp(stamp), *self._ids.item(number, key))
+        return HistoryPortion([self._ids.change(rows[n][:-1]) for n in lacking], place, looked_at)
+
+    def _passed(self, joined: Joined | None, bound: _Bound) -> tuple[str, str]:
+        """SQL for the mark from which on marks say what a link has, and for what history has brought to it."""
+        if joined is None:
+            return "0", "false"
+        since = bound.number(joined.mark + 1)
+        if joined.all_passed:
+            return since, f"(r.mark < {since} AND NOT r.gone)"
+        if joined.passed is None:
+            return since, "false"
+        place = self._place(joined.passed, bound)
+        return since, f"(r.mark < {since} AND NOT r.gone AND (r.stamp, r.type, r.key) >= {place})"
+
+    def _place(self, place: Place, bound: _Bound) -> str:
+        number = f"CAST({bound.number(self._ids.id(place.type))} AS smallint)"
+        return f"({bound.number(place.stamp)}, {number}, {bound.text(place.key)})"
+
     # --- ties -----------------------------------------------------------------------------------------------------
 
-    def ties(self, items: Sequence[Item], *, after: int, node: str, limited: frozenset[str]) -> Sequence[Tie]:
+    def ties(
+        self,
+        items: Sequence[Item],
+        *,
+        after: int,
+        node: str,
+        limited: frozenset[str],
+        joined: Joined | None = None,
+    ) -> Sequence[Tie]:
         its_by_type = _by_type([item for item in items if self._types[item.type].table])
         asked = [
             (its, reference, statement)
             for name, its in its_by_type.items()
-            for reference, statement in self._tie_statements(self._types[name], its, after, node, limited)
+            for reference, statement in self._tie_statements(self._types[name], its, after, node, limited, joined)
         ]
         if not asked:
             return []
@@ -273,7 +349,13 @@ class PostgresqlSendingView:
         return [Tie(item, change or fresh[target]) for (item, target), change in found.items()]
 
     def _tie_statements(
-        self, item_type: ItemType, items: Sequence[Item], after: int, node: str, limited: frozenset[str]
+        self,
+        item_type: ItemType,
+        items: Sequence[Item],
+        after: int,
+        node: str,
+        limited: frozenset[str],
+        joined: Joined | None,
     ) -> Iterator[tuple[Reference, Statement]]:
         tops = self._tops()
         for reference in item_type.references:
@@ -281,17 +363,16 @@ class PostgresqlSendingView:
             if target is None or target.table is None or not (reference.required or reference.enforced):
                 continue
             top_mark, stamped = tops[reference.target]
-            if reference.target in limited:
-                known = _HELD
-            elif stamped and top_mark <= after:
+            if reference.target not in limited and joined is None and stamped and top_mark <= after:
                 continue  # every item of the target's type has been served
+            bound = _Bound(keys_parameter(item_type, [item.key for item in items]))
+            names = {"number": self._ids.id(target.name), "key": "o.key", "node": bound.text(node)}
+            if reference.target in limited:
+                known = _HELD.format(**names)
             else:
-                known = _SERVED
-            sql = self._tie(item_type, reference, target, known)
-            yield (
-                reference,
-                Statement(sql, (keys_parameter(item_type, [item.key for item in items]), str(after), node)),
-            )
+                since, passed = self._passed(joined, bound)
+                known = _SERVED.format(**names, after=bound.number(after), since=since, passed=passed)
+            yield reference, Statement(self._tie(item_type, reference, target, known), bound.values)
 
     def _tops(self) -> dict[str, tuple[int, bool]]:
         if self._tops_known is None:
@@ -321,7 +402,7 @@ class PostgresqlSendingView:
             f"  WHERE {' AND '.join(f'{column} IS NOT NULL' for column in columns)}) d"
             f" CROSS JOIN LATERAL (SELECT {key} AS key FROM {_table(target)} o WHERE {there} LIMIT 1) o"
             f" LEFT JOIN LATERAL (SELECT * FROM kod.register r WHERE r.type = {number} AND r.key = o.key LIMIT 1) r"
-            f" ON true WHERE NOT coalesce({known.format(number=number)}, false)"
+            f" ON true WHERE NOT coalesce({known}, false)"
         )
 
     def _stamp_first(self, targets: Sequence[Item]) -> Mapping[Item, Change]:
@@ -333,17 +414,31 @@ class PostgresqlSendingView:
         return self.register(targets)
 
 
-# What a node served up to $2 is known to have: served in its turn in this version or an earlier one, received from it,
-# or sent before its turn; where a type does not go to everybody: what it is noted as a holder of.
+# What a node is known to have: served in its turn in this version or an earlier one, by history, received from it, or
+# sent before its turn; where a type does not go to everybody: what it is noted as a holder of.
 _SERVED = (
-    "(r.mark BETWEEN 0 AND $2::bigint OR r.known BETWEEN 0 AND $2::bigint OR r.source = $3 OR EXISTS"
-    " (SELECT FROM kod.ahead a WHERE a.node = $3 AND a.type = {number} AND a.key = o.key))"
+    "(r.mark BETWEEN {since} AND {after} OR r.known BETWEEN {since} AND {after} OR {passed} OR r.source = {node}"
+    " OR EXISTS (SELECT FROM kod.ahead a WHERE a.node = {node} AND a.type = {number} AND a.key = {key}))"
 )
 _HELD = (
-    "($2::bigint IS NOT NULL AND EXISTS (SELECT FROM kod.presence p"
-    " WHERE p.node = $3 AND p.type = {number} AND p.key = o.key AND p.since <="
-    " coalesce((SELECT last_session FROM kod.outgoing WHERE node = $3), 0)))"
+    "EXISTS (SELECT FROM kod.presence p"
+    " WHERE p.node = {node} AND p.type = {number} AND p.key = {key} AND p.since <="
+    " coalesce((SELECT last_session FROM kod.outgoing WHERE node = {node}), 0))"
 )
+
+
+class _Bound:
+    """Values of a statement that is put together, and what stands for each of them in it."""
+
+    def __init__(self, *values: str) -> None:
+        self.values: list[str] = list(values)
+
+    def text(self, value: str) -> str:
+        self.values.append(value)
+        return f"${len(self.values)}"
+
+    def number(self, value: int) -> str:
+        return f"{self.text(str(value))}::bigint"
 
 
 def _portion(after: int, items_max: int) -> Statement:

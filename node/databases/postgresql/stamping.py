@@ -57,12 +57,16 @@ def _stamp(
     row = connection.execute("SELECT count(*) FROM pg_temp.kod_unstamped").fetchone()
     total = int(row[0]) if row else 0
     for start in range(0, total, portion):
-        # -1 until a fold gives them their marks; what was changed meanwhile has its version already, or in the log
+        # -1 until a fold gives them their marks; what was changed meanwhile has its version already, or in the log.
+        # Where there are no links yet, 0: history brings them to who comes later.
         connection.execute(
             "WITH put AS (INSERT INTO kod.register (type, key, stamp, origin, mark)"
-            f" SELECT {number}, u.key, u.at, k.origin, -1 FROM pg_temp.kod_unstamped u, kod.node k"
-            " WHERE u.n > $1::bigint AND u.n <= $2::bigint ON CONFLICT DO NOTHING RETURNING type, key, stamp)"
-            " INSERT INTO kod.log (type, key, at, gone, local) SELECT type, key, stamp, false, false FROM put",
+            f" SELECT {number}, u.key, u.at, k.origin, CASE WHEN EXISTS (SELECT FROM kod.outgoing) THEN -1 ELSE 0 END"
+            " FROM pg_temp.kod_unstamped u, kod.node k"
+            " WHERE u.n > $1::bigint AND u.n <= $2::bigint ON CONFLICT DO NOTHING"
+            " RETURNING type, key, stamp, mark)"
+            " INSERT INTO kod.log (type, key, at, gone, local)"
+            " SELECT type, key, stamp, false, false FROM put WHERE mark < 0",
             (str(start), str(start + portion)),
         )
         progress(item_type.name, min(start + portion, total), total)

@@ -5,11 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import orjson
 
-from dispatcher.ports import Change, Figures, Incoming, Life, Outgoing, Parked, Reason, ReceivingView, SendingView, Sent
-from node.databases.postgresql import capture, figures, parking
+from dispatcher.ports import (
+    Change,
+    Figures,
+    History,
+    Incoming,
+    Life,
+    Outgoing,
+    Parked,
+    Reason,
+    ReceivingView,
+    SendingView,
+    Sent,
+)
+from node.databases.postgresql import capture, figures, history, parking
 from node.databases.postgresql.connecting import Connection, Connections, Statement, UnreadableError, translated
 from node.databases.postgresql.daemon import DaemonLock
 from node.databases.postgresql.reading import Reader
@@ -42,13 +55,13 @@ _UNSENT = """
 SELECT EXISTS (SELECT FROM kod.register r WHERE r.mark > 0 AND r.mark > (SELECT min(position) FROM kod.outgoing))
   OR EXISTS (SELECT FROM kod.pending)"""
 
-_OUTGOING = """
+_OUTGOING = f"""
 SELECT o.node, o.position, o.last_session,
   (SELECT count(*) FROM (SELECT FROM kod.pending p WHERE p.node = o.node LIMIT 1000) p),
-  coalesce((SELECT max(mark) FROM kod.ahead a WHERE a.node = o.node), 0), o.position < o.catch_up, o.restart > 0,
-  o.wish, CASE WHEN o.wish IS NULL AND NOT EXISTS (SELECT FROM kod.parked p WHERE p.node = o.node)
-    THEN (SELECT completed FROM kod.incoming i WHERE i.node = o.node) END
-FROM kod.outgoing o ORDER BY o.node"""
+  coalesce((SELECT max(mark) FROM kod.ahead a WHERE a.node = o.node), 0), coalesce(h.state = 'open', false),
+  o.restart > 0, o.wish, CASE WHEN o.wish IS NULL AND NOT EXISTS (SELECT FROM kod.parked p WHERE p.node = o.node)
+    THEN (SELECT completed FROM kod.incoming i WHERE i.node = o.node) END, {history.JOINED}
+FROM kod.outgoing o LEFT JOIN kod.history h ON h.id = o.history ORDER BY o.node"""
 
 _INCOMING = """
 SELECT i.incarnation, i.session, i.completed, i.position,
@@ -62,22 +75,17 @@ WITH old AS (
   DELETE FROM kod.outgoing WHERE node NOT IN (SELECT json_array_elements_text($1::json)) RETURNING node
 ), ahead AS (
   DELETE FROM kod.ahead a USING old WHERE a.node = old.node
+), history AS (
+  DELETE FROM kod.history h USING old WHERE h.node = old.node
 )
 DELETE FROM kod.pending p USING old WHERE p.node = old.node"""
 
-# A neighbour that is new gets everything, also what was applied while there was nobody to mark it for.
 _NEW_LINKS = """
-WITH new AS (
-  INSERT INTO kod.outgoing (node, catch_up)
-  SELECT x.node, n.top_mark FROM kod.node n, json_array_elements_text($1::json) AS x(node)
-  ON CONFLICT DO NOTHING RETURNING node
-), links AS (
-  INSERT INTO kod.incoming (node) SELECT node FROM new ON CONFLICT DO NOTHING
-), again AS (
-  UPDATE kod.register SET mark = -1, known = NULL WHERE mark <= 0 AND EXISTS (SELECT FROM new)
-  RETURNING type, key, stamp
-)
-INSERT INTO kod.log (type, key, at, gone, local) SELECT type, key, stamp, false, false FROM again"""
+SELECT x.node FROM json_array_elements_text($1::json) AS x(node)
+WHERE NOT EXISTS (SELECT FROM kod.outgoing o WHERE o.node = x.node)"""
+_NEW_LINK = """
+WITH link AS (INSERT INTO kod.outgoing (node) VALUES ($1))
+INSERT INTO kod.incoming (node) VALUES ($1) ON CONFLICT DO NOTHING"""
 
 # Nothing is known any more of what the neighbour has; 2: it may lack what came from it, too.
 _RESTART = """
@@ -88,17 +96,9 @@ WITH asked AS (
 ), held AS (
   UPDATE kod.presence SET since = NULL WHERE node = $1
 ), marked AS (
-  UPDATE kod.register r SET source = CASE WHEN a.restart = 2 AND r.source = $1 THEN NULL ELSE r.source END,
-    mark = CASE WHEN r.mark <= 0 THEN -1 ELSE r.mark END, known = CASE WHEN r.mark <= 0 THEN NULL ELSE r.known END
-  FROM asked a WHERE r.mark <= 0 OR (a.restart = 2 AND r.source = $1)
-  RETURNING r.type, r.key, r.stamp, r.mark
-), logged AS (
-  INSERT INTO kod.log (type, key, at, gone, local)
-  SELECT type, key, stamp, false, false FROM marked WHERE mark < 0 RETURNING 1
+  UPDATE kod.register r SET source = NULL FROM asked a WHERE a.restart = 2 AND r.source = $1
 )
-UPDATE kod.outgoing SET position = 0, restart = 0,
-  catch_up = (SELECT top_mark FROM kod.node) + (SELECT count(*) FROM logged)
-WHERE node = $1"""
+UPDATE kod.outgoing SET restart = 0 WHERE node = $1"""
 
 # A commit that is waited for makes durable all that were not. It needs something to write.
 _FLUSH = Statement("SELECT pg_logical_emit_message(true, 'kod', '')")
@@ -114,10 +114,6 @@ _CHANGES = "json_to_recordset($2::json) AS x(t smallint, k text, m bigint)"
 _AHEAD = f"""
 INSERT INTO kod.ahead AS a (node, type, key, mark) SELECT $1, t, k, m FROM {_CHANGES}
 ON CONFLICT (node, type, key) DO UPDATE SET mark = greatest(a.mark, excluded.mark)"""
-# Behind the position the mark itself says that the neighbour has it.
-_AHEAD_NO_MORE = """
-DELETE FROM kod.ahead a USING kod.register r
-WHERE a.node = $1 AND a.mark <= $2::bigint AND r.type = a.type AND r.key = a.key AND r.mark = a.mark"""
 _SETTLED = f"""
 DELETE FROM kod.pending p USING {_CHANGES} WHERE p.node = $1 AND p.type = t AND p.key = k AND p.mark <= m"""
 _DEFERRED = f"""
@@ -197,8 +193,20 @@ class PostgresqlStore:
         self._sequences = Sequences(self._structure, sequences)
         with self._connections.transaction() as transaction:
             names = orjson.dumps(list(neighbours)).decode()
-            transaction.run(Statement(_OLD_LINKS, (names,)), Statement(_NEW_LINKS, (names,)))
+            _, new = transaction.run(Statement(_OLD_LINKS, (names,)), Statement(_NEW_LINKS, (names,)))
+        if new:
+            self._begin_links([node for (node,) in new])
+        with self._connections.transaction() as transaction:
             (self._folded_aside,) = transaction.one(Statement(_UNSENT))
+
+    def _begin_links(self, nodes: Sequence[str]) -> None:
+        with self._folders.transaction("REPEATABLE READ") as transaction:
+            if transaction.one(Statement("SELECT EXISTS (SELECT FROM kod.register)"))[0]:
+                # what is in the log goes by history with what is older; where nothing is, it goes live
+                folding(transaction, self._structure, self._ids)
+            for node in nodes:
+                transaction.run(Statement(_NEW_LINK, (node,)))
+                history.begin_again(transaction, node, "new neighbour")
 
     def check(self) -> None:
         with self._connections.connection() as connection:
@@ -217,7 +225,7 @@ class PostgresqlStore:
     def outgoing(self) -> Sequence[Outgoing]:
         with self._connections.connection() as connection:
             (rows,) = connection.run([Statement(_OUTGOING)])
-        links = [Outgoing(*row) for row in rows]
+        links = [_outgoing(row) for row in rows]
         self._any_ahead = any(link.ahead for link in links)
         return links
 
@@ -353,7 +361,9 @@ class PostgresqlStore:
             if changes:
                 yield Statement(sql, (sent.node, self._changes(changes)))
         if sent.ahead or self._any_ahead:
-            yield Statement(_AHEAD_NO_MORE, (sent.node, str(sent.position)))
+            yield Statement(history.AHEAD_NO_MORE, (sent.node, str(sent.position)))
+        if sent.history is not None:
+            yield history.passed(sent.history, self._ids)
 
     def _changes(self, changes: Sequence[Change]) -> str:
         rows = [{"t": self._ids.id(c.item.type), "k": c.item.key, "m": c.mark} for c in changes]
@@ -386,7 +396,19 @@ class PostgresqlStore:
     def restart(self, node: str) -> None:
         with self._connections.transaction() as transaction:
             transaction.run(Statement(_RESTART, (node,)))
-        self._folded_aside = True
+            history.begin_again(transaction, node, "resync")
+
+    def history_add(self, node: str, type_name: str | None, down_to: Stamp | None, reason: str) -> int:
+        with self._connections.transaction() as transaction:
+            return history.add(transaction, node, type_name, down_to, reason)
+
+    def histories(self) -> Sequence[History]:
+        with self._connections.connection() as connection:
+            return history.histories(connection)
+
+    def history_done(self, history_id: int) -> None:
+        with self._connections.transaction() as transaction:
+            history.done(transaction, history_id)
 
     def purge_tombstones(self, mark: int, before: Stamp) -> int:
         with self._folding, self._connections.transaction() as transaction:
@@ -405,3 +427,10 @@ class PostgresqlStore:
         self._folders.close()
         self._recording.close()
         self._connections.close_idle()  # these belong to the database
+
+
+def _outgoing(row: Sequence[Any]) -> Outgoing:
+    node, position, last, pending, ahead, catching_up, restart, wish, received, *joined = row
+    return Outgoing(
+        node, position, last, pending, ahead, catching_up, restart, wish, received, history.joined_of(joined)
+    )

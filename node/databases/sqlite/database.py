@@ -13,7 +13,7 @@ import orjson
 
 from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story
-from node.databases.sqlite import capture, figures, parking, reflection, registers, rights
+from node.databases.sqlite import capture, figures, history, parking, reflection, registers, rights
 from node.databases.sqlite.connection import connect, path_of, transaction, translated
 from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading
@@ -165,12 +165,14 @@ class SqliteDatabase:
                 connection.execute(
                     "INSERT INTO kod_log (type, key, at, gone, local) "
                     f"SELECT {type_id}, key, at, 0, 0 FROM temp.kod_unstamped u WHERE rowid > ? AND rowid <= ? "
-                    f"AND NOT EXISTS (SELECT 1 FROM kod_register g WHERE g.type = {type_id} AND g.key = u.key)",
+                    f"AND NOT EXISTS (SELECT 1 FROM kod_register g WHERE g.type = {type_id} AND g.key = u.key) "
+                    "AND EXISTS (SELECT 1 FROM kod_outgoing)",  # else history brings them to who comes later
                     span,
                 )
                 connection.execute(
                     "INSERT INTO kod_register (type, key, stamp, origin, mark) "
-                    f"SELECT {type_id}, key, at, (SELECT origin FROM kod_node), -1 FROM temp.kod_unstamped "
+                    f"SELECT {type_id}, key, at, (SELECT origin FROM kod_node), "
+                    "CASE WHEN EXISTS (SELECT 1 FROM kod_outgoing) THEN -1 ELSE 0 END FROM temp.kod_unstamped "
                     "WHERE rowid > ? AND rowid <= ? ON CONFLICT (type, key) DO NOTHING",
                     span,
                 )
@@ -249,8 +251,8 @@ class SqliteDatabase:
             )
             if links:
                 return
-            for table in ("kod_outgoing", "kod_incoming", "kod_received", "kod_ahead", "kod_pending", "kod_presence"):
-                connection.execute(f"DELETE FROM {table}")
+            for table in ("outgoing", "incoming", "received", "ahead", "pending", "presence", "history"):
+                connection.execute(f"DELETE FROM kod_{table}")
             connection.execute("UPDATE kod_register SET source = NULL")
 
     # --- the commands'
@@ -317,6 +319,14 @@ class SqliteDatabase:
     def discard_parked(self, parked_id: int) -> bool:
         with self._connected(installed=True) as connection, transaction(connection):
             return connection.execute("DELETE FROM kod_parked WHERE id = ?", (parked_id,)).rowcount > 0
+
+    def history_add(self, node: str, type_name: str | None, down_to: Stamp | None, reason: str) -> int:
+        with self._connected(installed=True) as connection, transaction(connection):
+            return history.add(connection, node, type_name, down_to, reason, self._now_sql)
+
+    def history_cancel(self, history_id: int) -> bool:
+        with self._connected(installed=True) as connection, transaction(connection):
+            return history.cancel(connection, history_id, self._now_sql)
 
     def story(self, item: Item) -> Story:
         with self._connected(installed=True) as connection:

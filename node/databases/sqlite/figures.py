@@ -7,8 +7,10 @@ import sqlite3
 import orjson
 
 from dispatcher.ports import LINK_FIGURES, Figures
+from node.databases.sqlite import history
 from schemas.stamp import Stamp, digits
 
+# What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
 _WAITING = """SELECT count(*), min(stamp) FROM (
     SELECT type, key, min(stamp) AS stamp FROM (
         SELECT type, key, at AS stamp FROM kod_log
@@ -16,6 +18,10 @@ _WAITING = """SELECT count(*), min(stamp) FROM (
         SELECT g.type, g.key, g.stamp FROM kod_register g
         WHERE g.mark > 0 AND g.mark > (SELECT min(position) FROM kod_outgoing)
           AND EXISTS (SELECT 1 FROM kod_outgoing o WHERE o.position < g.mark AND o.node IS NOT g.source)
+        UNION ALL
+        SELECT g.type, g.key, g.stamp FROM kod_register g
+        WHERE g.mark = 0 AND NOT EXISTS (SELECT 1 FROM kod_outgoing)
+          AND EXISTS (SELECT 1 FROM kod_node WHERE kept_at IS NULL)
         UNION ALL
         SELECT g.type, g.key, g.stamp FROM kod_pending p
         JOIN kod_register g ON g.type = p.type AND g.key = p.key)
@@ -32,6 +38,8 @@ def figures(connection: sqlite3.Connection) -> Figures:
         last_session["stamp"] = digits(Stamp(last_session["stamp"]))
     (collisions,) = connection.execute("SELECT count(*) FROM kod_collisions").fetchone()
     (parked,) = connection.execute("SELECT count(*) FROM kod_parked").fetchone()
+    cursors = history.histories(connection, ended=True)
+    waiting += sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
     rows = connection.execute(
         "SELECT o.node, o.messages, o.items, coalesce(i.messages, 0), coalesce(i.items, 0), coalesce(i.rejected, 0), "
         "i.end_to_end_ms, o.position, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node), i.fault "
@@ -48,4 +56,5 @@ def figures(connection: sqlite3.Connection) -> Figures:
         collisions=collisions,
         send_streams_max=send,
         receive_streams_max=receive,
+        histories=cursors,
     )

@@ -30,7 +30,7 @@ _VERSIONS = """INSERT INTO kod_register (type, key, stamp, origin, seen, mark, k
              ELSE nullif(json_remove(json_set(
                  coalesce(g.seen, '{}'), '$."' || g.origin || '"', g.stamp), '$."' || :origin || '"'), '{}') END,
         :top + f.rowid,
-        CASE WHEN g.gone THEN NULL WHEN g.mark BETWEEN 0 AND :served THEN g.mark ELSE g.known END,
+        CASE WHEN g.gone THEN NULL WHEN g.mark BETWEEN :since AND :served THEN g.mark ELSE g.known END,
         CASE WHEN f.local THEN NULL ELSE g.source END,
         CASE WHEN f.local THEN f.gone ELSE coalesce(g.gone, f.gone) END,
         CASE WHEN f.local AND f.gone THEN NULL ELSE g.kept END
@@ -51,8 +51,11 @@ def fold(connection: sqlite3.Connection, reading: Reading, type_names: Mapping[i
     connection.execute("DELETE FROM kod_log")
     _look_whether_gone(connection, reading, type_names)
     top, origin, boundary = connection.execute("SELECT top_mark, origin, boundary FROM kod_node").fetchone()
-    (served,) = connection.execute("SELECT coalesce(min(position), -1) FROM kod_outgoing").fetchone()
-    connection.execute(_VERSIONS, {"origin": origin, "top": top, "served": served})
+    # of a link that catches up, marks say what it has only after the one at which it began
+    served, since = connection.execute(
+        "SELECT coalesce(min(position), -1), coalesce(max(joined) + 1, 0) FROM kod_outgoing"
+    ).fetchone()
+    connection.execute(_VERSIONS, {"origin": origin, "top": top, "served": served, "since": since})
     connection.execute(
         "UPDATE kod_types SET top_mark = :top + f.last "
         "FROM (SELECT type, max(rowid) AS last FROM temp.kod_folding GROUP BY type) f WHERE f.type = kod_types.id",

@@ -6,6 +6,7 @@
     presence, ahead, pending  what neighbours hold, have before its turn, are to get out of turn
     rights                    items, or types (no key), whose rights may have changed, until they are looked at again
     walks                     how far such a type has been looked at again, by marks, from the largest down
+    history                   cursors over what neighbours lack of what was there before
     outgoing, incoming, received, collisions     the links, and the journal
     parked                    messages that could not be applied yet
     stamps (a view)           type, key, stamp, deleted: for other consumers, the log included
@@ -85,7 +86,9 @@ _TABLES = {
         position INTEGER NOT NULL DEFAULT 0,
         last_session INTEGER,
         opened INTEGER,
-        catch_up INTEGER NOT NULL DEFAULT 0,
+        joined INTEGER,
+        joined_session INTEGER,
+        history INTEGER,
         restart INTEGER NOT NULL DEFAULT 0,
         wish TEXT,
         messages INTEGER NOT NULL DEFAULT 0,
@@ -104,6 +107,23 @@ _TABLES = {
         key TEXT NOT NULL,
         mark INTEGER NOT NULL,
         UNIQUE (node, type, key))""",
+    "kod_history": """CREATE TABLE kod_history (
+        id INTEGER PRIMARY KEY,
+        node TEXT NOT NULL,
+        type INTEGER,
+        down_to INTEGER,
+        reason TEXT NOT NULL,
+        state TEXT NOT NULL DEFAULT 'open',
+        phase INTEGER NOT NULL DEFAULT 0,
+        at_stamp INTEGER,
+        at_type INTEGER,
+        at_key TEXT,
+        bottom INTEGER,
+        passed INTEGER NOT NULL DEFAULT 0,
+        sent INTEGER NOT NULL DEFAULT 0,
+        total INTEGER NOT NULL DEFAULT 0,
+        begun INTEGER NOT NULL,
+        ended INTEGER)""",
     "kod_incoming": """CREATE TABLE kod_incoming (
         node TEXT PRIMARY KEY,
         incarnation INTEGER,
@@ -149,6 +169,9 @@ _INDEXES = {
     "kod_rights_item": "CREATE INDEX kod_rights_item ON kod_rights (type, key)",
     "kod_register_mark": "CREATE INDEX kod_register_mark ON kod_register (mark) WHERE mark > 0",
     "kod_register_gone": "CREATE INDEX kod_register_gone ON kod_register (mark) WHERE gone",
+    "kod_register_fresh": "CREATE INDEX kod_register_fresh ON kod_register (stamp, type, key) WHERE gone = 0",
+    "kod_register_deleted": "CREATE INDEX kod_register_deleted ON kod_register (stamp, type, key) WHERE gone = 1",
+    "kod_ahead_mark": "CREATE INDEX kod_ahead_mark ON kod_ahead (node, mark)",
     "kod_register_kept": "CREATE INDEX kod_register_kept ON kod_register (type) WHERE kept IS NOT NULL",
 }
 _STAMPS = """CREATE VIEW kod_stamps AS

@@ -172,18 +172,35 @@ def all_again(connection: sqlite3.Connection, structure: Structure, type_ids: Ma
     )
 
 
+_MORE = "SELECT EXISTS (SELECT 1 FROM kod_rights) OR EXISTS (SELECT 1 FROM kod_walks)"
+
 # --- the sender's side --------------------------------------------------------------------------------------------
 
-# What a node lacks: it was looked at before (else its own turn comes), and the node is not known to hold it.
+NOTHING = -2
+"""Below every mark."""
+LAST = 2**63 - 1
+"""Above every stamp."""
+
+# What a node lacks: it was looked at before (else its own turn comes, or history comes to it), and the node is not
+# known to hold it.
 LACKS = """NOT g.gone AND g.mark <= :after AND g.source IS NOT :node
     AND NOT EXISTS (SELECT 1 FROM kod_presence p WHERE p.type = g.type AND p.key = g.key AND p.node = :node
         AND p.since <= :session)
-    AND NOT EXISTS (SELECT 1 FROM kod_pending p WHERE p.node = :node AND p.type = g.type AND p.key = g.key)"""
+    AND NOT EXISTS (SELECT 1 FROM kod_pending p WHERE p.node = :node AND p.type = g.type AND p.key = g.key)
+    AND NOT (g.mark <= :joined AND (g.stamp, g.type, g.key) < (:stamp, :type, :below))"""
 
 
-def served(link: Outgoing) -> dict[str, Any]:
-    """A link as LACKS wants it."""
-    return {"node": link.node, "after": link.position, "session": link.last_session or 0}
+def served(link: Outgoing, type_ids: Mapping[str, int]) -> dict[str, Any]:
+    """A link as LACKS wants it: also the mark up to which history comes, and down to where it is. One that was
+    cancelled comes to nothing more."""
+    values = {"node": link.node, "after": link.position, "session": link.last_session or 0}
+    joined = link.joined
+    if joined is None or joined.all_passed or not link.catching_up:
+        return {**values, "joined": NOTHING, "stamp": 0, "type": 0, "below": ""}
+    place = joined.passed
+    if place is None:
+        return {**values, "joined": joined.mark, "stamp": LAST, "type": 0, "below": ""}
+    return {**values, "joined": joined.mark, "stamp": place.stamp, "type": type_ids[place.type], "below": place.key}
 
 
 def look_again(connection: sqlite3.Connection, type_names: Mapping[int, str], items_max: int) -> Again:
@@ -235,7 +252,13 @@ def _walk(connection: sqlite3.Connection, type_names: Mapping[int, str], items_m
             "again_from = NULL WHERE type = ?",
             (number,),
         )
-    (more,) = connection.execute("SELECT EXISTS (SELECT 1 FROM kod_walks)").fetchone()
+        # what was applied while there was one neighbour, or stamped before, has no mark: the walk did not meet it
+        connection.execute(
+            "INSERT INTO kod_rights (type, key) SELECT type, key FROM kod_register g WHERE type = ? AND mark = 0 "
+            "AND NOT gone AND EXISTS (SELECT 1 FROM kod_outgoing o WHERE o.node IS NOT g.source)",
+            (number,),
+        )
+    (more,) = connection.execute(_MORE).fetchone()
     return Again([Item(type_names[number], key) for _, key, _, gone in taken if not gone], (), bool(more))
 
 

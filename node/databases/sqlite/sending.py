@@ -8,7 +8,20 @@ from typing import Any
 
 import orjson
 
-from dispatcher.ports import Again, Change, Content, Dependants, Folded, Outgoing, Tie
+from dispatcher.ports import (
+    Again,
+    Change,
+    Content,
+    Dependants,
+    Folded,
+    History,
+    HistoryPhase,
+    HistoryPortion,
+    Joined,
+    Outgoing,
+    Place,
+    Tie,
+)
 from node.databases.sqlite import rights
 from node.databases.sqlite.folding import fold
 from node.databases.sqlite.lexical import Form, key_array_sql, quoted
@@ -21,10 +34,15 @@ from serializers.message import Version
 _CHANGE = "g.type, g.key, g.stamp, g.origin, g.seen, g.mark, g.source, g.gone"
 _ASKED = "temp.kod_asked k JOIN kod_register g ON g.type = k.type AND g.key = k.key"
 
-_NOT_KNOWN = """NOT (g.mark BETWEEN 0 AND :after OR coalesce(g.known <= :after, 0) OR coalesce(g.source = :node, 0)
-    OR EXISTS (SELECT 1 FROM kod_ahead a WHERE a.node = :node AND a.type = g.type AND a.key = g.key))"""
+_AHEAD = "SELECT 1 FROM kod_ahead a WHERE a.node = :node AND a.type = g.type AND a.key = g.key"
+_NOT_KNOWN = f"""NOT (g.mark BETWEEN :since AND :after OR coalesce(g.known BETWEEN :since AND :after, 0)
+    OR {{passed}} OR coalesce(g.source = :node, 0) OR EXISTS ({_AHEAD}))"""
 _NOT_HELD = """NOT EXISTS (SELECT 1 FROM kod_presence p WHERE p.type = g.type AND p.key = g.key AND p.node = :node
     AND p.since <= coalesce((SELECT last_session FROM kod_outgoing WHERE node = :node), 0))"""
+
+_LACKS = f"""coalesce(g.source <> :node, 1) AND (g.mark < 0 OR g.mark < :since AND NOT {{passed}})
+    AND NOT EXISTS ({_AHEAD} AND a.mark = g.mark)"""
+"""What does not come in the order of marks, and has not gone yet in the version that is here."""
 
 ITEMS_AT_ONCE = 2_000
 """While a portion is read nobody else can write (SQLite has one writer): 0.1 s for orders of five lines each."""
@@ -96,14 +114,23 @@ class SqliteSendingView:
 
     # --- references
 
-    def ties(self, items: Sequence[Item], *, after: int, node: str, limited: frozenset[str]) -> Sequence[Tie]:
+    def ties(
+        self,
+        items: Sequence[Item],
+        *,
+        after: int,
+        node: str,
+        limited: frozenset[str],
+        joined: Joined | None = None,
+    ) -> Sequence[Tie]:
+        limited_or_joined = limited if joined is None else frozenset(self._type_ids)
         pairs: dict[str, set[tuple[Item, Item]]] = {}
         for type_name, of_type in by_type(items).items():
             item_type = self._structure.types.get(type_name)
             if item_type is None or item_type.table is None:
                 continue
             controlled = [r for r in item_type.references if r.required or r.enforced]
-            references = [r for r in controlled if self._may_be_unknown(r, after, limited)]
+            references = [r for r in controlled if self._may_be_unknown(r, after, limited_or_joined)]
             if references:
                 self._reading.ask(of_type)
             for reference in references:
@@ -113,15 +140,15 @@ class SqliteSendingView:
                 )
         found: list[Tie] = []
         for of_target in pairs.values():
-            unknown = self._unknown(sorted({target for _, target in of_target}), after, node, limited)
+            unknown = self._unknown(sorted({target for _, target in of_target}), after, node, limited, joined)
             found += [Tie(item, unknown[target]) for item, target in of_target if target in unknown and item != target]
         return found
 
-    def _may_be_unknown(self, reference: Reference, after: int, limited: frozenset[str]) -> bool:
+    def _may_be_unknown(self, reference: Reference, after: int, asked_about: frozenset[str]) -> bool:
         target = self._structure.types.get(reference.target)
         if target is None or target.table is None or target.name not in self._type_ids:
             return False
-        if target.name in limited:
+        if target.name in asked_about:
             return True
         top_mark, stamped = self._connection.execute(
             "SELECT top_mark, stamped FROM kod_types WHERE id = ?", (self._type_ids[target.name],)
@@ -140,16 +167,19 @@ class SqliteSendingView:
             f"SELECT k.n, {target.key_of_row('t')} FROM {source.source_of(reference)} JOIN {target.table} t ON {tied}"
         )
 
-    def _unknown(self, targets: Sequence[Item], after: int, node: str, limited: frozenset[str]) -> dict[Item, Change]:
+    def _unknown(
+        self, targets: Sequence[Item], after: int, node: str, limited: frozenset[str], joined: Joined | None
+    ) -> dict[Item, Change]:
         """Those of one type that the node is not known to have, as the register has them."""
         if not targets:
             return {}
         self._reading.ask(targets)
-        unknown = _NOT_KNOWN + (f" OR {_NOT_HELD}" if targets[0].type in limited else "")
+        passed, values = self._passed(joined)
+        unknown = _NOT_KNOWN.format(passed=passed) + (f" OR {_NOT_HELD}" if targets[0].type in limited else "")
         rows = self._connection.execute(
             f"SELECT DISTINCT k.n, {_CHANGE} FROM temp.kod_asked k "
             f"LEFT JOIN kod_register g ON g.type = k.type AND g.key = k.key WHERE g.key IS NULL OR {unknown}",
-            {"after": after, "node": node},
+            {"after": after, "node": node, **values},
         )
         found: dict[Item, Change] = {}
         unstamped = []
@@ -161,6 +191,52 @@ class SqliteSendingView:
         if unstamped:
             found.update(self._stamp(unstamped))
         return found
+
+    def _passed(self, joined: Joined | None) -> tuple[str, dict[str, Any]]:
+        """SQL for what history has brought to a link, and the values in it; `since`: from there on marks say it."""
+        if joined is None:
+            return "false", {"since": 0}
+        values: dict[str, Any] = {"since": joined.mark + 1}
+        if joined.all_passed:
+            return "(g.mark < :since AND NOT g.gone)", values
+        if joined.passed is None:
+            return "false", values
+        values |= self._place(joined.passed, "p")
+        return "(g.mark < :since AND NOT g.gone AND (g.stamp, g.type, g.key) >= (:p_stamp, :p_type, :p_key))", values
+
+    def _place(self, place: Place, name: str) -> dict[str, Any]:
+        return {f"{name}_stamp": place.stamp, f"{name}_type": self._type_ids[place.type], f"{name}_key": place.key}
+
+    def history(self, cursor: History, link: Outgoing, *, limited: frozenset[str], items_max: int) -> HistoryPortion:
+        living = cursor.phase is HistoryPhase.ITEMS
+        passed, values = self._passed(link.joined)
+        lacks = f"g.mark <= :after AND {_LACKS.format(passed=passed)}"
+        if living and limited:
+            numbers = ", ".join(str(self._type_ids[name]) for name in limited if name in self._type_ids)
+            held = f"g.mark BETWEEN 0 AND :after AND coalesce(g.source <> :node, 1) AND {_NOT_HELD}"
+            lacks = f"({lacks}) OR g.type IN ({numbers}) AND {held}"
+        values |= {"after": link.position, "node": link.node, "down_to": cursor.down_to or 0}
+        values["type"] = self._type_ids[cursor.type] if cursor.type else None
+        later, direction = "true", "DESC" if living else "ASC"
+        if cursor.place is not None:
+            later = f"(g.stamp, g.type, g.key) {'<' if living else '>'} (:at_stamp, :at_type, :at_key)"
+            values |= self._place(cursor.place, "at")
+        order = ", ".join(f"g.{column} {direction}" for column in ("stamp", "type", "key"))
+        rows = self._connection.execute(
+            f"SELECT {_CHANGE}, (:type IS NULL OR g.type = :type) AND ({lacks}) FROM kod_register g "
+            f"WHERE g.gone = {int(not living)} AND g.stamp >= :down_to AND {later} ORDER BY {order} "
+            f"LIMIT {min(items_max, ITEMS_AT_ONCE):d}",
+            values,
+        ).fetchall()
+        lacking = [n for n, row in enumerate(rows) if row[-1]]
+        looked_at = len(rows)
+        whole = looked_at < min(items_max, ITEMS_AT_ONCE)
+        place = None if whole else Place(Stamp(rows[looked_at - 1][2]), *self._item(rows[looked_at - 1]))
+        changes = [change_of(rows[n][:-1], self._type_names) for n in lacking]
+        return HistoryPortion(changes, place, looked_at)
+
+    def _item(self, row: Sequence[Any]) -> Item:
+        return Item(self._type_names[row[0]], row[1])
 
     def _stamp(self, items: Iterable[Item]) -> dict[Item, Change]:
         """Rows that were there before stamps were: version (0, this origin), and a mark."""
@@ -254,7 +330,7 @@ class SqliteSendingView:
         self._reading.ask(items)
         rows = self._connection.execute(
             f"SELECT DISTINCT k.n, {_CHANGE} FROM {_ASKED} WHERE {rights.LACKS} ORDER BY k.n",
-            rights.served(link),
+            rights.served(link, self._type_ids),
         )
         return [change_of(row[1:], self._type_names) for row in rows.fetchall()]
 
@@ -267,7 +343,7 @@ class SqliteSendingView:
                 f"SELECT d.key, {_CHANGE} FROM ({owned}) d LEFT JOIN kod_register g "
                 f"ON g.type = {self._type_ids[name]} AND g.key = d.key "
                 f"WHERE g.key IS NULL OR {rights.LACKS} LIMIT {items_max:d}",
-                rights.served(link),
+                rights.served(link, self._type_ids),
             ).fetchall()
             more |= len(rows) == items_max
             strange += [Item(name, key) for key, type_id, *_ in rows if type_id is None]

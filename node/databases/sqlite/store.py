@@ -12,10 +12,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dispatcher.ports import Figures, Incoming, Life, Outgoing, Parked, Reason, ReceivingView, SendingView, Sent
-from node.databases.sqlite import capture, parking, registers
+from dispatcher.ports import (
+    Figures,
+    History,
+    Incoming,
+    Life,
+    Outgoing,
+    Parked,
+    Reason,
+    ReceivingView,
+    SendingView,
+    Sent,
+)
+from node.databases.sqlite import capture, history, parking, registers
 from node.databases.sqlite.connection import begin, connect, transaction, translated
 from node.databases.sqlite.figures import figures
+from node.databases.sqlite.folding import fold
 from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.receiving import SqliteReceivingView
 from node.databases.sqlite.sending import SqliteSendingView
@@ -28,7 +40,7 @@ from schemas.structure import Structure
 _OUTGOING = """SELECT node, position, last_session,
         (SELECT count(*) FROM (SELECT 1 FROM kod_pending p WHERE p.node = o.node LIMIT 1000)),
         (SELECT coalesce(max(mark), 0) FROM kod_ahead a WHERE a.node = o.node),
-        position < catch_up, restart, wish,
+        EXISTS (SELECT 1 FROM kod_history h WHERE h.id = o.history AND h.state = 'open'), restart, wish,
         CASE WHEN wish IS NULL AND NOT EXISTS (SELECT 1 FROM kod_parked p WHERE p.node = o.node)
             THEN (SELECT completed FROM kod_incoming i WHERE i.node = o.node) END
     FROM kod_outgoing o ORDER BY node"""
@@ -108,22 +120,16 @@ class SqliteStore:
     def _begin_links(self, connection: sqlite3.Connection, neighbours: Sequence[str]) -> None:
         known = {node for (node,) in connection.execute("SELECT node FROM kod_outgoing")}
         for node in known.difference(neighbours):
-            for table in ("kod_outgoing", "kod_ahead", "kod_pending"):
+            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history"):
                 connection.execute(f"DELETE FROM {table} WHERE node = ?", (node,))
         new = [node for node in neighbours if node not in known]
+        if new and connection.execute("SELECT EXISTS (SELECT 1 FROM kod_register)").fetchone()[0]:
+            # what is in the log goes by history with what is older; where nothing is, it goes live
+            fold(connection, self._reading, {number: name for name, number in self._type_ids.items()})
         for node in new:
-            connection.execute("INSERT INTO kod_outgoing (node, catch_up) SELECT ?, top_mark FROM kod_node", (node,))
+            connection.execute("INSERT INTO kod_outgoing (node) VALUES (?)", (node,))
             connection.execute("INSERT INTO kod_incoming (node) VALUES (?) ON CONFLICT DO NOTHING", (node,))
-        if new:
-            self._mark_all(connection)
-
-    def _mark_all(self, connection: sqlite3.Connection) -> int:
-        """What was applied while nobody else was there to get it has to be marked now: the next fold marks so many."""
-        connection.execute(
-            "INSERT INTO kod_log (type, key, at, gone, local) "
-            "SELECT type, key, stamp, 0, 0 FROM kod_register WHERE mark <= 0"
-        )
-        return connection.execute("UPDATE kod_register SET mark = -1, known = NULL WHERE mark <= 0").rowcount
+            history.begin_again(connection, node, "new neighbour", self._now_sql)
 
     # --- questions
 
@@ -139,9 +145,22 @@ class SqliteStore:
 
     def outgoing(self) -> Sequence[Outgoing]:
         with self._asking, translated(self._path):
-            rows = self._open_asker().execute(_OUTGOING)
+            asker = self._open_asker()
+            joined = history.joined(asker, {number: name for name, number in self._type_ids.items()})
+            rows = asker.execute(_OUTGOING)
             return [
-                Outgoing(node, position, last, pending, ahead, bool(catching_up), bool(restart), wish, received)
+                Outgoing(
+                    node,
+                    position,
+                    last,
+                    pending,
+                    ahead,
+                    bool(catching_up),
+                    bool(restart),
+                    wish,
+                    received,
+                    joined.get(node),
+                )
                 for node, position, last, pending, ahead, catching_up, restart, wish, received in rows
             ]
 
@@ -261,12 +280,9 @@ class SqliteStore:
             [(sent.node, ids[c.item.type], c.item.key, c.mark) for c in sent.ahead],
         )
         if connection.execute("SELECT 1 FROM kod_ahead WHERE node = ? LIMIT 1", (sent.node,)).fetchone():
-            # behind the position the mark itself says that the neighbour has it
-            connection.execute(
-                "DELETE FROM kod_ahead WHERE node = :node AND mark <= :position AND mark = "
-                "(SELECT g.mark FROM kod_register g WHERE g.type = kod_ahead.type AND g.key = kod_ahead.key)",
-                {"node": sent.node, "position": sent.position},
-            )
+            history.forget_ahead(connection, sent.node, sent.position)
+        if sent.history is not None:
+            history.record(connection, sent.history, ids)
         connection.executemany(
             "DELETE FROM kod_pending WHERE node = ? AND type = ? AND key = ? AND mark <= ?",
             [(sent.node, ids[c.item.type], c.item.key, c.mark) for c in sent.settled],
@@ -334,13 +350,20 @@ class SqliteStore:
             connection.execute("UPDATE kod_presence SET since = NULL WHERE node = ?", (node,))
             if asked == 2:  # it may lack what came from it
                 connection.execute("UPDATE kod_register SET source = NULL WHERE source = ?", (node,))
-            marked = self._mark_all(connection)
-            connection.execute(
-                "UPDATE kod_outgoing SET position = 0, restart = 0, catch_up = (SELECT top_mark FROM kod_node) + ? "
-                "WHERE node = ?",
-                (marked, node),
-            )
-            self._folded_aside = True
+            connection.execute("UPDATE kod_outgoing SET restart = 0 WHERE node = ?", (node,))
+            history.begin_again(connection, node, "resync", self._now_sql)
+
+    def history_add(self, node: str, type_name: str | None, down_to: Stamp | None, reason: str) -> int:
+        with self._writing() as connection, transaction(connection):
+            return history.add(connection, node, type_name, down_to, reason, self._now_sql)
+
+    def histories(self) -> Sequence[History]:
+        with self._asking, translated(self._path):
+            return history.histories(self._open_asker())
+
+    def history_done(self, history_id: int) -> None:
+        with self._writing() as connection, transaction(connection):
+            history.done(connection, history_id, self._now_sql)
 
     def purge_tombstones(self, mark: int, before: Stamp) -> int:
         with self._writing() as connection, transaction(connection):
