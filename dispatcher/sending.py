@@ -174,6 +174,8 @@ class Sender:
         self._history_waits = True
         """There may be open history cursors."""
         self._unsettled = True
+        self._nudged = False
+        """Set by other threads, at any moment of a step: apart, so that a step cannot overwrite it."""
         self._again = True
         """Items may wait to be looked at again: their rights changed."""
         self._heartbeat_due = False
@@ -184,15 +186,15 @@ class Sender:
         """Neighbours whose last session said that they do not have everything again yet."""
 
     def nudge(self) -> None:
-        """Something was made pending, or positions were changed, outside the capture log."""
-        self._unsettled = True
+        """Something was made pending, or positions were changed, outside the capture log. From any thread."""
+        self._nudged = True
 
     def publish_aside(self, executor: Executor, wake: Callable[[], None]) -> None:
         """What is prepared is published by the executor's threads, two for each neighbour, from now on; `wake` is
         called when a step is due because of it."""
 
         def landed() -> None:
-            self._unsettled = True
+            self.nudge()
             wake()
 
         self.delivery.publish_aside(executor, landed)
@@ -217,7 +219,8 @@ class Sender:
     def _live_step(self) -> bool:
         if self._heartbeat_due:
             self._heartbeat()
-        if not (self._unsettled or self._retry_due() or self.store.has_changes()):
+        nudged, self._nudged = self._nudged, False
+        if not (nudged or self._unsettled or self._retry_due() or self.store.has_changes()):
             return False
         self._unsettled = False
         plan = self.delivery.plan()
@@ -612,8 +615,12 @@ class Sender:
                 parcels[node] = self._parcel(prepared, node, completed, bodies, first)
         position = prepared.portion.position
         for node, load in prepared.loads.items():
-            if node not in parcels and (load.link.position != position or load.deferred or prepared.history):
-                parcels[node] = Parcel((), Sent(node, position, None, deferred=load.deferred, history=prepared.history))
+            moves = load.link.position != position or load.settled or load.deferred or prepared.history
+            if node not in parcels and moves:
+                nothing = Sent(
+                    node, position, None, settled=load.settled, deferred=load.deferred, history=prepared.history
+                )
+                parcels[node] = Parcel((), nothing)
         return list(parcels.values())
 
     def _bodies(self, phase: Phase, texts: Mapping[Item, bytes]) -> tuple[list[Body], int]:
