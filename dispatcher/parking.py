@@ -117,8 +117,9 @@ class Parking:
         if missing:
             names = ", ".join(f"{item.type} {item.key}" for item in missing[:3]) + (" …" if len(missing) > 3 else "")
             text += f"; not here: {names}"
-        # a tombstone that stands in the way: where it came from the other way round, the sender may not have it
-        asked = [item for item in missing if item.type not in limited]
+        # A tombstone that stands in the way: where it came from the other way round, the sender may not have it. Of
+        # what does not go everywhere it hears where it has the item: that is in this message, older than the deletion.
+        asked = [item for item in missing if item.type not in limited] + sorted(references & values.keys())
         gone = [item for item, here in view.lock(asked).items() if not here.exists] if asked else []
         return Reason(text, missing), gone
 

@@ -35,7 +35,7 @@ from schemas.stamp import Stamp
 from serializers.message import read_message
 from tests.cluster.simulation import MEMOS, delete_customer, delete_order, history, put_customer, put_order, put_shelf
 
-SEEDS = 80
+SEEDS = 200
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -273,6 +273,7 @@ def one_sequence_an_addressee(patch: pytest.MonkeyPatch) -> None:
         return replace(of(self, link), last_session=link.last_session)
 
     patch.setattr(dispatcher.delivery.Plan, "of", as_recorded)
+    patch.setattr(dispatcher.delivery, "FOLLOWED_ITEMS_MIN", 0)  # where small parcels, too, are followed at once
 
 
 # --- receiving
