@@ -87,8 +87,8 @@ def _at_node(settings: NodeSettings, database: Database, structure: Structure) -
     found = [*structure.mismatches, *database.check(structure)]
     if settings.identity is None:
         return findings_of(settings.code, found)
-    if database.dialect == "sqlite":
-        return findings_of(settings.code, [*found, *_no_steps(settings.identity, structure)])
+    if database.dialect in _WITHOUT_STEPS:
+        return findings_of(settings.code, [*found, *_no_steps(settings.identity, structure, database.dialect)])
     return findings_of(settings.code, [m for m in found if not _asks_for_identity(m, structure)])
 
 
@@ -98,12 +98,21 @@ def _asks_for_identity(mismatch: Mismatch, structure: Structure) -> bool:
     return item_type is not None and item_type.generated_key and "`identity:" in mismatch.hint
 
 
-def _no_steps(identity: tuple[int, int], structure: Structure) -> list[Mismatch]:
+_WITHOUT_STEPS = {
+    "sqlite": ("SQLite cannot generate keys in steps", "let the application give the keys, and take `identity` out"),
+    "mariadb": (
+        "MariaDB has one step for all tables of a server",
+        "set auto_increment_increment and auto_increment_offset at the server",
+    ),
+}
+
+
+def _no_steps(identity: tuple[int, int], structure: Structure, dialect: str) -> list[Mismatch]:
     if not any(t.generated_key for t in structure.types.values()):
         return []
     step, offset = identity
-    text = f"`identity: {{step: {step}, offset: {offset}}}` has no effect: SQLite cannot generate keys in steps"
-    return [Mismatch("", None, "note", text, "let the application give the keys, and take `identity` out")]
+    why, hint = _WITHOUT_STEPS[dialect]
+    return [Mismatch("", None, "note", f"`identity: {{step: {step}, offset: {offset}}}` has no effect: {why}", hint)]
 
 
 def _settings(network: Network) -> list[Finding]:

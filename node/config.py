@@ -130,6 +130,8 @@ def database_url(network: Network, code: str) -> str:
     kind, driver, rest = _URL.fullmatch(url).groups()  # type: ignore[union-attr]
     if kind == "postgresql":
         return f"postgresql+{driver or 'psycopg'}://{rest}"
+    if kind in _MARIADB:
+        return f"{kind}+{driver or 'pymysql'}://{rest}"
     file, question, options = rest.removeprefix("/").partition("?")
     return f"sqlite:///{network.path.parent / file}{question}{options}"
 
@@ -208,22 +210,26 @@ def _filled_in(text: str, what: str, network: Network) -> str:
 
 _Problem = tuple[str, str]
 
+_DRIVERS = {"postgresql": "psycopg", "sqlite": "pysqlite", "mariadb": "pymysql", "mysql": "pymysql"}
+_MARIADB = ("mariadb", "mysql")
+_PORTS = {"postgresql": ":5432", "mariadb": ":3306", "mysql": ":3306"}
+
 
 def _database_problem(url: str) -> _Problem | None:
     """What is wrong with a database's URL, and a hint. One that begins with a variable is judged once it is known."""
     if url.startswith("${"):
         return None
     found = _URL.fullmatch(url)
-    example = "e.g. postgresql+psycopg://user@host/name or sqlite:///file.sqlite"
+    example = "e.g. postgresql+psycopg://user@host/name, mariadb+pymysql://user@host/name or sqlite:///file.sqlite"
     if not found:
         return f"{masked(url)!r} is no database URL", example
     kind, driver, rest = found.groups()
     if kind == "postgres":
         return "a database URL begins with postgresql, not postgres", example
-    if kind not in ("postgresql", "sqlite"):
-        return f"databases of the kind {kind!r} are not supported", "postgresql or sqlite"
-    if driver not in ((None, "psycopg") if kind == "postgresql" else (None, "pysqlite")):
-        return f"the driver {driver!r} is not used here", "postgresql+psycopg:// or sqlite:///"
+    if kind not in _DRIVERS:
+        return f"databases of the kind {kind!r} are not supported", "postgresql, sqlite or mariadb"
+    if driver not in (None, _DRIVERS[kind]):
+        return f"the driver {driver!r} is not used here", "postgresql+psycopg://, mariadb+pymysql:// or sqlite:///"
     if kind == "sqlite":
         return _sqlite_problem(rest)
     _, _, name = rest.partition("?")[0].rpartition("@")[2].partition("/")
@@ -240,7 +246,8 @@ def _place(url: str, base: Path) -> str | None:
         rest = os.path.normpath(base / rest.removeprefix("/").partition("?")[0])
     else:
         host, _, name = rest.rpartition("@")[2].partition("/")
-        rest = f"{host.lower().removesuffix(':5432')}/{name}"
+        rest = f"{host.lower().removesuffix(_PORTS[kind])}/{name}"
+        kind = "mariadb" if kind in _MARIADB else kind
     return None if _VARIABLE.search(rest) else f"{kind}:{rest}"
 
 

@@ -44,6 +44,8 @@ def status_of(network: Network, code: str) -> Status:
     facts = describe(network, network.nodes[code], figures, queues, now_ms=time.time_ns() // 1_000_000)
     if dialect == "sqlite":
         facts["note"] = "SQLite has one writer: messages are applied one at a time here"
+    if dialect == "mariadb":
+        facts["note"] = "over MariaDB messages are applied one at a time"
     return Status(facts, bus_error)
 
 

@@ -86,7 +86,7 @@ class Database(Protocol):
     registers are not installed (hint: kod install)."""
 
     dialect: str
-    """postgresql, sqlite …"""
+    """postgresql, sqlite, mariadb"""
 
     def table_names(self) -> Sequence[str]:
         """Tables and views of the application, KOD's own left out."""
@@ -213,4 +213,8 @@ def open_database(url: str) -> Database:
         from node.databases.sqlite.database import SqliteDatabase
 
         return SqliteDatabase(url)
-    raise ConfigError(f"databases of the kind {dialect!r} are not supported", hint="postgresql or sqlite")
+    if dialect in ("mariadb", "mysql"):
+        from node.databases.mariadb.database import MariadbDatabase
+
+        return MariadbDatabase(url)
+    raise ConfigError(f"databases of the kind {dialect!r} are not supported", hint="postgresql, sqlite or mariadb")

@@ -10,7 +10,11 @@ import pytest
 
 from tests.contract.store_world import StoreWorld, new_world
 
-DIALECTS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
+DIALECTS = [
+    "sqlite",
+    pytest.param("postgresql", marks=pytest.mark.postgresql),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
 
 
 @pytest.fixture(params=DIALECTS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import psycopg
+import pymysql
 from sqlalchemy.engine import make_url
 
 from dispatcher.ports import Accepted, Change, Local, Store
@@ -20,7 +21,7 @@ from schemas.stamp import Stamp
 from schemas.structure import Structure
 from serializers.keys import Item, key_of
 from serializers.message import Version
-from tests.servers import postgresql_url
+from tests.servers import mariadb_url, postgresql_url
 
 FUTURE = Stamp(4_000_000_000_000)
 """A stamp that no clock has reached: what comes after it shows that versions grow by themselves."""
@@ -66,6 +67,37 @@ CUSTOMER, ORDER, FILE = "Catalog.Customer", "Document.Order", "Catalog.OrderFile
 PRICE, RATE, WORD = "InformationRegister.Price", "InformationRegister.Rate", "Справочник.Слово"
 
 
+class MariadbApplication:
+    """An application's connection with settings of its own: another sql_mode, character set, time zone and isolation
+    than KOD's. Statements are in standard SQL's quotes."""
+
+    def __init__(self, socket: str, database: str) -> None:
+        self.raw = pymysql.connect(
+            unix_socket=socket, user="root", database=database, autocommit=True, charset="utf8mb4"
+        )
+        self.execute("SET sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES', character_set_connection = utf8mb4")
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] | None = None) -> Any:
+        cursor = self.raw.cursor()
+        cursor.execute(sql, parameters)
+        return MariadbRows(cursor)
+
+    def close(self) -> None:
+        self.raw.close()
+
+
+class MariadbRows:
+    """A cursor as the other drivers have it."""
+
+    def __init__(self, cursor: Any) -> None:
+        self.description = cursor.description
+        self.fetchone = cursor.fetchone
+        self._cursor = cursor
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        return list(self._cursor.fetchall())
+
+
 class StoreWorld:
     """A node: `execute` is the application, `store` is KOD."""
 
@@ -87,6 +119,8 @@ class StoreWorld:
     def connect(self) -> Any:
         """A connection of the application's own, in autocommit; close it."""
         address = make_url(self.url)
+        if self.dialect == "mariadb":
+            return MariadbApplication(str(address.query["unix_socket"]), str(address.database))
         if self.dialect == "sqlite":
             connection = sqlite3.connect(str(address.database), isolation_level=None, timeout=10)
             connection.execute("PRAGMA foreign_keys = ON")
@@ -117,6 +151,14 @@ class StoreWorld:
         """All that there is in the database, by kind and name."""
         if self.dialect == "sqlite":
             return set(self.execute("SELECT type, name FROM sqlite_master"))
+        if self.dialect == "mariadb":
+            return set(
+                self.execute(
+                    "SELECT TABLE_TYPE, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() "
+                    "UNION ALL SELECT 'trigger', TRIGGER_NAME FROM information_schema.TRIGGERS "
+                    "WHERE TRIGGER_SCHEMA = DATABASE()"
+                )
+            )
         return set(
             self.execute(
                 "SELECT 'relation', c.oid::regclass::text FROM pg_class c "
@@ -197,6 +239,8 @@ class StoreWorld:
         for store in self._stores:
             store.close()
         self.database.close()
+        if self.dialect == "mariadb":  # looking into the catalogue takes the longer the more there are
+            self.execute(f"DROP DATABASE {make_url(self.url).database}")
         self.application.close()
 
 
@@ -207,8 +251,10 @@ def new_world(dialect: str, code: str, folder: Path, *, ddl: str = TABLES) -> St
         path.touch()
         url = f"sqlite:///{path}"
     else:
-        url = postgresql_url()
+        url = mariadb_url() if dialect == "mariadb" else postgresql_url()
     world = StoreWorld(dialect, code, url)
+    if dialect == "mariadb":  # a TEXT of MariaDB's ends at 64 KB; one that is unique has to
+        ddl = ddl.replace("title TEXT", "title LONGTEXT").replace("name TEXT", "name LONGTEXT")
     world.script(ddl)
     return world
 

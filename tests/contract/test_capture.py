@@ -99,16 +99,17 @@ def test_a_cascade_is_stamped(shop: StoreWorld) -> None:
 
 def test_an_upsert_is_stamped(shop: StoreWorld) -> None:
     """ON CONFLICT DO UPDATE is how most programs synchronise."""
-    shop.execute(
-        "INSERT INTO customers (customer_id, name) VALUES ('A', 'x') "
-        "ON CONFLICT (customer_id) DO UPDATE SET name = excluded.name"
-    )
+    standard = "ON CONFLICT (customer_id) DO UPDATE SET name = excluded.name"
+    own = "ON DUPLICATE KEY UPDATE name = VALUES(name)" if shop.dialect == "mariadb" else standard
+    shop.execute(f"INSERT INTO customers (customer_id, name) VALUES ('A', 'x') {own}")
     assert shop.changed() == {ALICE}
     assert shop.value(ALICE)["name"] == "x"
 
 
 def test_truncate_is_stamped(shop: StoreWorld) -> None:
     """TRUNCATE fires no row triggers."""
+    if shop.dialect == "mariadb":
+        pytest.skip("TRUNCATE fires no trigger in MariaDB: documented, docs/how-to/mariadb.md")
     if shop.dialect == "sqlite":
         shop.execute("DELETE FROM order_lines")  # SQLite's truncate optimisation is off where there are triggers
     else:
@@ -230,6 +231,11 @@ def test_a_store_does_not_start_without_its_triggers(world: StoreWorld) -> None:
             "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'rates' LIMIT 1"
         )
         world.execute(f'DROP TRIGGER "{name}"')
+    elif world.dialect == "mariadb":
+        ((name,), *_) = world.execute(
+            "SELECT TRIGGER_NAME FROM information_schema.TRIGGERS WHERE TRIGGER_NAME LIKE 'kod%'"
+        )
+        world.execute(f"DROP TRIGGER {name}")
     else:
         ((name,),) = world.execute(
             "SELECT tgname FROM pg_trigger WHERE tgrelid = 'rates'::regclass AND NOT tgisinternal LIMIT 1"
@@ -303,11 +309,11 @@ def test_existing_rows_are_stamped_on_demand(worlds: Callable[[str], StoreWorld]
 
 def test_the_stamps_can_be_read_by_others(world: StoreWorld) -> None:
     """The view is a promise: type, key as КОД writes it, 17 digits, deleted; unfolded changes are in it."""
-    view = "kod_stamps" if world.dialect == "sqlite" else "kod.stamps"
+    view = "kod.stamps" if world.dialect == "postgresql" else "kod_stamps"
     world.execute("INSERT INTO customers (customer_id) VALUES ('A')")
 
     def rows() -> list[tuple[str, str, str, bool]]:
-        return [(t, k, s, bool(d)) for t, k, s, d in world.execute(f"SELECT type, key, stamp, deleted FROM {view}")]
+        return [(t, k, s, bool(d)) for t, k, s, d in world.execute(f'SELECT type, "key", stamp, deleted FROM {view}')]
 
     ((kind, key, stamp, deleted),) = rows()
     assert (kind, key, deleted) == (CUSTOMER, '[{"string":"A"}]', False)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pymysql
 import yaml
 from sqlalchemy.engine import make_url
 
@@ -122,7 +123,11 @@ class TestNetwork:
         return {**settings, **node.settings}
 
     def _make_tables(self, node: Node) -> None:
-        if node.url:
+        if is_mariadb(node.url):
+            with closing(self.mariadb(node.code)) as connection, connection.cursor() as cursor:
+                for statement in filter(str.strip, node.ddl.split(";\n")):
+                    cursor.execute(statement)
+        elif node.url:
             with psycopg.connect(conninfo(node.url), autocommit=True) as connection:
                 connection.execute(node.ddl)  # type: ignore[arg-type]
         else:
@@ -142,9 +147,24 @@ class TestNetwork:
     def postgresql(self, code: str) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(conninfo(self.nodes[code].url), autocommit=True)
 
+    def mariadb(self, code: str) -> pymysql.Connection[Any]:
+        address = make_url(self.nodes[code].url)
+        return pymysql.connect(
+            unix_socket=str(address.query["unix_socket"]),
+            user=address.username,
+            database=address.database,
+            charset="utf8mb4",
+        )
+
     def execute(self, code: str, *statements: str | tuple[str, Sequence[Any]]) -> None:
         """The statements in one transaction. Values are marked with `?`."""
         bound = [(s, ()) if isinstance(s, str) else s for s in statements]
+        if is_mariadb(self.nodes[code].url):
+            with closing(self.mariadb(code)) as connection, connection.cursor() as cursor:
+                for sql, values in bound:
+                    cursor.execute(sql.replace("?", "%s") if values else sql, values or None)
+                connection.commit()
+            return
         if self.nodes[code].url:
             with self.postgresql(code) as connection, connection.transaction():
                 for sql, values in bound:
@@ -157,6 +177,10 @@ class TestNetwork:
             connection.execute("COMMIT")
 
     def rows(self, code: str, sql: str) -> list[tuple[Any, ...]]:
+        if is_mariadb(self.nodes[code].url):
+            with closing(self.mariadb(code)) as connection, connection.cursor() as cursor:
+                cursor.execute(sql.replace("AS TEXT)", "AS CHAR)"))
+                return list(cursor.fetchall())
         if self.nodes[code].url:
             with self.postgresql(code) as connection:
                 return connection.execute(sql).fetchall()  # type: ignore[arg-type]
@@ -290,6 +314,10 @@ class TestNetwork:
                 daemon.process.wait(10)
             except subprocess.TimeoutExpired:
                 daemon.kill()
+
+
+def is_mariadb(url: str) -> bool:
+    return url.startswith("mariadb")
 
 
 def conninfo(url: str) -> str:

@@ -1,4 +1,4 @@
-"""A small trade for the tests of the edge: the same tables in SQLite and PostgreSQL, one type of each kind."""
+"""A small trade for the tests of the edge: the same tables in every database, one type of each kind."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ CREATE TABLE task_files (
 
 SQLITE = _TABLES.format(bytes="BLOB")
 POSTGRESQL = _TABLES.format(bytes="BYTEA")
+MARIADB = _TABLES.format(bytes="BLOB").replace("TEXT", "VARCHAR(80) COLLATE utf8mb4_nopad_bin")
 
 EXCHANGE = {
     "Catalog.Customer": {"table": "customers", "reference_data": True},
