@@ -109,7 +109,7 @@ nodes:
     send_streams_max: -1
   "01":
     parent: "0O"
-    database: mysql://x/y
+    database: oracle://x/y
     heartbeat_s: "3"
     identity: {step: 2, offset: 1}
   "02":
@@ -135,7 +135,7 @@ exchange:
         "nodes.yaml:7: node '00': a SQLite URL has three slashes before the path | sqlite:///kazan.sqlite",
         "nodes.yaml:8: node '00': send_streams_max is -1, it has to be at least 0",
         "nodes.yaml:10: node '01' has parent '0O', which is not a node | did you mean '00'?",
-        "nodes.yaml:11: node '01': databases of the kind 'mysql' are not supported",
+        "nodes.yaml:11: node '01': databases of the kind 'oracle' are not supported",
         "nodes.yaml:12: node '01': heartbeat_s has to be a whole number, not a text",
         "nodes.yaml:17: nodes '01' and '02' would generate the same keys",
         "nodes.yaml:19: node '02': 'Catalog.Produkt' is no type of the exchange | did you mean 'Catalog.Product'?",
