@@ -344,7 +344,7 @@ class PostgresqlStore:
             return
         if len(statements) == 1:
             with self._recording.connection() as connection:
-                connection.execute(statements[0].sql, statements[0].parameters)
+                connection.run(statements)
             return
         with self._recording.transaction() as transaction:
             transaction.queue(*statements)
