@@ -49,6 +49,7 @@ from dispatcher.ports import (
 )
 from dispatcher.review import facts_of, leading_to, limited_types, review
 from dispatcher.rights import Rights
+from dispatcher.run_up import RunUp
 from dispatcher.streams import pack, split
 from schemas.errors import ConflictError, InvariantError
 from schemas.network import NodeSettings
@@ -173,6 +174,9 @@ class Sender:
         self.turns = history.Turns()
         self._history_waits = True
         """There may be open history cursors."""
+        self._run_up = RunUp()
+        self._busy = False
+        """The last step sent something: there is more by now, most likely, and the next fold sees it unasked."""
         self._unsettled = True
         self._nudged = False
         """Set by other threads, at any moment of a step: apart, so that a step cannot overwrite it."""
@@ -217,12 +221,15 @@ class Sender:
         return self._history_step(live=moved) or moved
 
     def _live_step(self) -> bool:
+        retry = self._retry_due()  # asked before a plan is made: that forgets who was due
+        if not retry and self._all_are_served():
+            return False
         if self._heartbeat_due:
             self._heartbeat()
         nudged, self._nudged = self._nudged, False
-        if not (nudged or self._unsettled or self._retry_due() or self.store.has_changes()):
+        if not (nudged or self._busy or self._unsettled or retry or self.store.has_changes()):
             return False
-        self._unsettled = False
+        self._busy = self._unsettled = False
         plan = self.delivery.plan()
         links = self._links()
         if moved := self._restart_links(links, plan):
@@ -233,9 +240,20 @@ class Sender:
         for front in self._fronts(links, plan):
             started = self.clock.now()
             parcels = self._prepare(partial(self._prepare_in, front=front))
-            moved |= self.delivery.hand_over(parcels, plan, started)
+            self._busy |= self.delivery.hand_over(parcels, plan, started)
+        moved |= self._busy
         self._unsettled |= moved and bool(self._catching_up)  # who has caught up by now is told so
         return moved or self._again
+
+    def _all_are_served(self) -> bool:
+        """Something is under way to every neighbour: what there is waits for it, and for the time being need not be
+        asked for."""
+        busy = self.delivery.plan().busy
+        if not self.node.neighbours or not busy.issuperset(self.node.neighbours):
+            return False
+        for node in self.node.neighbours:
+            self.delivery.wait_for(node)
+        return True
 
     def _look_again(self, links: Sequence[Outgoing]) -> None:
         """Makes pending what neighbours newly may see, a bounded number of items at a time. `links`: as they will be
@@ -378,8 +396,9 @@ class Sender:
                 attempt += 1
 
     def _prepare_in(self, view: SendingView, front: Front) -> Prepared:
-        self._again |= view.fold(then=(front.position, self.settings.portion_items_max)).again
-        portion = self._select(view, front)
+        items_max = self._run_up.items_max(front.nodes, self.settings.portion_items_max)
+        self._again |= view.fold(then=(front.position, items_max)).again
+        portion = self._select(view, front, items_max)
         going = self._review(view, portion.changes)
         texts, portion = self._read(view, portion, going)
         loads = self._load(view, front, portion, going, texts)
@@ -441,10 +460,11 @@ class Sender:
                 return texts, history.cut(portion, portion.lacking[: portion.lacking.index(change) + 1])
         return texts, portion
 
-    def _select(self, view: SendingView, front: Front) -> Portion:
-        changes = view.portion(front.position, self.settings.portion_items_max)
+    def _select(self, view: SendingView, front: Front, items_max: int) -> Portion:
+        changes = view.portion(front.position, items_max)
         top = view.top()
         whole = not changes or changes[-1].mark >= top
+        self._run_up.went(front.nodes, whole=whole)
         return Portion(changes, top if whole else changes[-1].mark, whole)
 
     def _review(self, view: SendingView, changes: Sequence[Change]) -> Mapping[str, list[Change]]:

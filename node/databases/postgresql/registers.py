@@ -271,15 +271,21 @@ WITH taken AS (
     CASE WHEN r.gone THEN NULL WHEN r.mark BETWEEN n.since AND n.served THEN r.mark ELSE r.known END AS known,
     CASE WHEN i.local THEN NULL ELSE r.source END AS source,
     CASE WHEN i.local THEN i.gone ELSE coalesce(r.gone, false) END AS gone,
-    CASE WHEN i.local AND i.gone THEN NULL ELSE r.kept END AS kept, n.boundary
+    CASE WHEN i.local AND i.gone THEN NULL ELSE r.kept END AS kept, n.boundary, r.place
   FROM node n CROSS JOIN item i
   -- LIMIT keeps the planner from reading the whole register when it takes the log for a large table
-  LEFT JOIN LATERAL (SELECT * FROM kod.register r WHERE r.type = i.type AND r.key = i.key LIMIT 1) r ON true
+  LEFT JOIN LATERAL
+    (SELECT r.ctid AS place, r.* FROM kod.register r WHERE r.type = i.type AND r.key = i.key LIMIT 1) r ON true
 ), changed AS (
+  UPDATE kod.register r SET stamp = v.stamp, origin = v.origin, seen = v.seen, mark = v.mark, known = v.known,
+    source = v.source, gone = v.gone, kept = v.kept
+  FROM versioned v WHERE r.ctid = v.place
+), added AS (
+  -- meets no row but one that was put in meanwhile: then the transaction is tried again
   INSERT INTO kod.register (type, key, stamp, origin, seen, mark, known, source, gone, kept)
-  SELECT type, key, stamp, origin, seen, mark, known, source, gone, kept FROM versioned ORDER BY mark
-  ON CONFLICT (type, key) DO UPDATE SET stamp = excluded.stamp, origin = excluded.origin, seen = excluded.seen,
-    mark = excluded.mark, known = excluded.known, source = excluded.source, gone = excluded.gone, kept = excluded.kept
+  SELECT type, key, stamp, origin, seen, mark, known, source, gone, kept FROM versioned
+  WHERE place IS NULL ORDER BY mark
+  ON CONFLICT (type, key) DO UPDATE SET mark = excluded.mark
 ), counted AS (
   SELECT count(*) AS marks, coalesce(sum(rows), 0)::bigint AS rows, count(*) FILTER (WHERE local) AS items,
          count(*) FILTER (WHERE local AND stamp <= boundary) AS missed FROM versioned

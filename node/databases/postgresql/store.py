@@ -223,7 +223,8 @@ class PostgresqlStore:
         return self._log_has_rows or self._folded_aside
 
     def outgoing(self) -> Sequence[Outgoing]:
-        with self._connections.connection() as connection:
+        """On the same connection: who is busy asks for nothing else between two steps."""
+        with self._daemon_lock.connection() as connection:
             (rows,) = connection.run([Statement(_OUTGOING)])
         links = [_outgoing(row) for row in rows]
         self._any_ahead = any(link.ahead for link in links)
