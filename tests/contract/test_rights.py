@@ -244,6 +244,26 @@ def test_a_type_marked_again_during_its_walk_is_passed_once_more(worlds: Callabl
     assert steps == [FIRST, SECOND]
 
 
+def test_a_type_marked_once_more_during_its_second_walk_is_passed_whole(worlds: Callable[[str], StoreWorld]) -> None:
+    """What the second walk need not have passed was looked at before the third mark: it was left as it was then."""
+    world = with_view(worlds, *SHOPS)
+    world.execute("INSERT INTO orders VALUES (3, NULL, 'c')")
+    world.serve("01")
+    steps: list[Item] = []
+
+    def mark_and_look(times: int) -> None:
+        world.execute("INSERT INTO shops VALUES ('a', '01', NULL)", "DELETE FROM shops")
+        for _ in range(times):
+            with world.store.sending() as view:
+                steps.extend(view.look_again(1).items)
+
+    mark_and_look(2)
+    mark_and_look(2)
+    assert steps == [THIRD, SECOND, FIRST, THIRD]  # of the second walk SECOND is left
+    mark_and_look(0)
+    assert again(world) == {FIRST, SECOND, THIRD}
+
+
 def test_what_was_known_before_rights_were_watched_is_looked_at_once(worlds: Callable[[str], StoreWorld]) -> None:
     """`kod install` after nodes.yaml got an `access`: rights that were there go unnoticed otherwise."""
     world = worlds("00")

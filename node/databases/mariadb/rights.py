@@ -417,7 +417,7 @@ def _walk(connection: Connection, type_names: Mapping[int, str], items_max: int)
         _take(connection, noted)
         connection.many(
             "INSERT INTO kod_walks (type, below) SELECT %s, n.top_mark + 1 FROM kod_node n"
-            " ON DUPLICATE KEY UPDATE again_from = kod_walks.below",
+            " ON DUPLICATE KEY UPDATE again_from = kod_walks.below, down_to = 0",
             [(number,) for number in sorted({number for _, number in noted})],
         )
     walks = connection.rows("SELECT type, below, down_to FROM kod_walks ORDER BY type LIMIT 1")

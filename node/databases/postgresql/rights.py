@@ -275,7 +275,7 @@ _MARKED = """
 WITH taken AS (DELETE FROM kod.rights WHERE key IS NULL RETURNING type)
 INSERT INTO kod.walks AS w (type, below)
 SELECT DISTINCT t.type, n.top_mark + 1 FROM taken t, kod.node n
-ON CONFLICT (type) DO UPDATE SET again_from = w.below"""
+ON CONFLICT (type) DO UPDATE SET again_from = w.below, down_to = 0"""
 
 _WALK = "SELECT type, below, down_to FROM kod.walks ORDER BY type LIMIT 1"
 

@@ -226,7 +226,7 @@ def _walk(connection: sqlite3.Connection, type_names: Mapping[int, str], items_m
         connection.execute("DELETE FROM kod_rights")
         connection.executemany(
             "INSERT INTO kod_walks (type, below) SELECT ?, top_mark + 1 FROM kod_node WHERE true "
-            "ON CONFLICT (type) DO UPDATE SET again_from = below",
+            "ON CONFLICT (type) DO UPDATE SET again_from = below, down_to = 0",
             noted,
         )
     walk = connection.execute("SELECT type, below, down_to FROM kod_walks ORDER BY type LIMIT 1").fetchone()
