@@ -102,7 +102,8 @@ class Joined:
     all_passed: bool = False
     """Nothing but deletions is left."""
     session: Stamp | None = None
-    """The last session that was recorded when it began (again)."""
+    """The last session that had been opened when it began (again): what is sent since covers all up to it, recorded or
+    not."""
 
 
 class HistoryPhase(IntEnum):

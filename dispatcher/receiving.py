@@ -214,7 +214,7 @@ class Link:
         self._wished = wished
         """Something is missing, and the sender is not known to have begun to send it again."""
         self._begun = -1
-        """The last session that the sender had recorded when it began to send everything again."""
+        """The last session that the sender had opened when it began to send everything again."""
         self._caught_up = not self.incoming.catching_up
         """The last whole session did not bear `catching_up`."""
 
@@ -551,7 +551,7 @@ class Link:
 
     def _catch_up(self, header: Header) -> bool:
         """Whether the sender sends what was there before. Where it began with that later than with what is missing
-        here, it need not be asked any more: that covers whatever it recorded until then, and nothing later."""
+        here, it need not be asked any more: that covers whatever it sent until then, and nothing later."""
         if header.extra.get("catching_up") is not True:
             return False
         if self._caught_up:

@@ -315,7 +315,7 @@ class Sender:
             if link.node in plan.flying:
                 if link.restart or link.wish is not None or link.node in self._catching_up:
                     self.delivery.wait_for(link.node, all_landed=True)
-            elif link.restart and self._empty_session(link, **_catching_up_since(link.last_session or EARLIEST)):
+            elif link.restart and self._empty_session(link, begins_again=True):
                 self.store.restart(link.node)
                 event(log, logging.WARNING, "resync begun", to=link.node)
                 self._catching_up.add(link.node)
@@ -342,11 +342,13 @@ class Sender:
         event(log, logging.WARNING, "resync asked for", of=link.node, reason=reason)
         return True
 
-    def _empty_session(self, link: Outgoing, **extra: object) -> bool:
+    def _empty_session(self, link: Outgoing, *, begins_again: bool = False, **extra: object) -> bool:
         """An end mark alone, with something to say in its header. Whether the bus took it."""
         self._unsettled = True  # the store takes what was folded aside for looked at now
         with self.store.sending() as view:
             session = view.open_session(self.clock.now())
+        if begins_again:
+            extra |= _catching_up_since(session)  # an earlier one may have arrived and not have been recorded
         header = self._header(link, session, 1, link.last_session, of=0)
         header = replace(header, extra={**header.extra, **self._received_from(link.node), **extra})
         return self.delivery.publish(

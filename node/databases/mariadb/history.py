@@ -114,7 +114,8 @@ def begin_again(connection: Connection, node: str, reason: str) -> None:
     if connection.rows("SELECT 1 FROM kod_register LIMIT 1"):
         number = add(connection, node, None, None, reason)
         connection.run(
-            "UPDATE kod_outgoing SET joined = position, joined_session = last_session, history = %s WHERE node = %s",
+            "UPDATE kod_outgoing SET joined = position, history = %s,"
+            " joined_session = (SELECT last_session FROM kod_node) WHERE node = %s",
             (number, node),
         )
 

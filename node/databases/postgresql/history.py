@@ -59,7 +59,8 @@ _FROM_THE_TOP = """
 UPDATE kod.outgoing SET position = n.top_mark, joined = NULL, history = NULL FROM kod.node n WHERE node = $1
 RETURNING (SELECT EXISTS (SELECT FROM kod.register))"""
 _JOIN = """
-UPDATE kod.outgoing SET joined = position, joined_session = last_session, history = $2::bigint WHERE node = $1"""
+UPDATE kod.outgoing SET joined = position, joined_session = n.last_session, history = $2::bigint
+FROM kod.node n WHERE node = $1"""
 
 _CANCEL = f"""
 UPDATE kod.history SET state = 'cancelled', ended = {NOW_MS} WHERE id = $1::bigint AND state = 'open' RETURNING id"""

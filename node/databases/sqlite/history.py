@@ -124,7 +124,8 @@ def begin_again(connection: sqlite3.Connection, node: str, reason: str, now_sql:
     if connection.execute("SELECT EXISTS (SELECT 1 FROM kod_register)").fetchone()[0]:
         number = add(connection, node, None, None, reason, now_sql)
         connection.execute(
-            "UPDATE kod_outgoing SET joined = position, joined_session = last_session, history = ? WHERE node = ?",
+            "UPDATE kod_outgoing SET joined = position, joined_session = n.last_session, history = ? "
+            "FROM kod_node n WHERE node = ?",
             (number, node),
         )
 
