@@ -208,6 +208,8 @@ def decide(
 ) -> Decided:
     decided = Decided()
     relations = {item: relation(local.get(item), judge.origin, new.version, new.seen) for item, new in incoming.items()}
+    for item in [item for item, how in relations.items() if how is Relation.CROSSED]:
+        relations[item] = _uncrossed(item, incoming[item], local[item], sender, judge)
     concurrent = [item for item, how in relations.items() if how is Relation.CONCURRENT]
     texts = view.contents(concurrent) if concurrent else {}
     held = _held(incoming, local, relations, texts, view, judge)
@@ -227,6 +229,16 @@ def decide(
         else:
             _settle(decided, item, new, local[item], texts.get(item), sender, judge)
     return decided
+
+
+def _uncrossed(item: Item, new: Incoming, here: Local, sender: str, judge: Judge) -> Relation:
+    """Of two versions that have each seen the other, the policy's winner goes on as if only the other were known."""
+    version = local_version(here, judge.origin)
+    if version is None:
+        raise InvariantError("nothing has crossed")
+    policy = judge.structure[item.type].collision
+    wins = incoming_wins(policy, version, new.version, from_parent=sender == judge.node.parent)
+    return Relation.CONCURRENT if wins else Relation.REPEAT
 
 
 # --- what has to wait ---

@@ -8,8 +8,13 @@ successors for collisions):
 
     new         nothing is here                     apply
     repeat      V is in what L has seen             nothing; count as rejected, merge `seen`, answer back
+    crossed     both, and they are not the same     as the policy says; where L stays it is a repeat
     successor   L is in what V has seen             apply
     concurrent  otherwise                           the policy of the type; no collision where contents are equal
+
+Crossed are two versions that met at two places, and at each the other one won. Under `parent` that happens to a node
+that lost its database: above it the old version beats what the node has written since; at the node, what a child
+brings back of the old version does not. Without a decision both would be answered with the other for ever.
 
 Two more faults are told apart here: births of different items under one key that databases invented (no version of
 either is in the history of the other), and stamps of the future, from a clock that is wrong.
@@ -31,6 +36,7 @@ class Relation(Enum):
 
     NEW = "new"
     REPEAT = "repeat"
+    CROSSED = "crossed"
     SUCCESSOR = "successor"
     CONCURRENT = "concurrent"
 
@@ -47,7 +53,8 @@ def relation(local: Local | None, origin: str, incoming: Version, seen: Mapping[
     if local is None or version is None:
         return Relation.NEW
     if incoming.stamp <= _newest(version, local.seen, incoming.origin):
-        return Relation.REPEAT
+        crossed = version != incoming and has_seen(incoming, seen, version)
+        return Relation.CROSSED if crossed else Relation.REPEAT
     if version.stamp <= _newest(incoming, seen, version.origin):
         return Relation.SUCCESSOR
     return Relation.CONCURRENT

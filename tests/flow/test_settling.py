@@ -52,6 +52,11 @@ def test_a_smaller_stamp_may_still_be_the_successor() -> None:
     assert relation(local(100, HERE), HERE, version(7, "01.1"), {HERE: Stamp(100)}) is Relation.SUCCESSOR
 
 
+def test_versions_that_have_each_seen_the_other_are_told_from_a_repeat() -> None:
+    """Each would be answered with the other for ever."""
+    assert relation(local(5, HERE, {"01.1": 9}), HERE, version(9, "01.1"), {HERE: Stamp(5)}) is Relation.CROSSED
+
+
 def test_neither_has_seen_the_other_is_a_collision() -> None:
     assert relation(local(5, HERE), HERE, version(9, "01.1"), {}) is Relation.CONCURRENT
 
