@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dispatcher.applying import ENDLESS, Held, Judge, apply, keyed
 from dispatcher.events import event
@@ -23,7 +23,7 @@ from dispatcher.references import references_of
 from dispatcher.review import limited_from
 from schemas.errors import ConflictError, DuplicateError, MessageError
 from schemas.network import NodeSettings
-from schemas.stamp import Stamp
+from schemas.stamp import EARLIEST, Stamp
 from schemas.structure import Structure
 from serializers.keys import Item, key_of
 from serializers.message import Incoming, Message, Version, only, read_message
@@ -193,13 +193,16 @@ class Parking:
             return False
         ripe = [one for one in deleting if one.attempts >= FORCE_ATTEMPTS or not set(changing) - {one.id}]
         return any(self._try([one], reference_wins=True) for one in ripe) or any(
-            self._journal_orphans(one, items[one.id]) for one in parked
+            self._journal_orphans(one, items[one.id], {i for n, its in items.items() if n != one.id for i in its})
+            for one in parked
         )
 
-    def _journal_orphans(self, parked: Parked, items: Mapping[Item, Incoming]) -> bool:
+    def _journal_orphans(self, parked: Parked, items: Mapping[Item, Incoming], coming: Collection[Item]) -> bool:
         """What refers to a tombstone waits for the node that holds the reference to bring the item back. Where the
         message is of a past life of its sender, and the present one has told all that it has, nobody will: what
-        refers to it goes to the journal, and the rest of the message is applied."""
+        refers to it goes to the journal, and the rest of the message is applied. So does, after some time, what refers
+        to an item that nobody here has ever heard of: it may have been lost with that life. `coming`: what waits too.
+        """
         known = self._store.incoming(parked.node).incarnation
         if not items or known is None or known <= read_message(parked.payload).header.incarnation:
             return False
@@ -211,12 +214,16 @@ class Parking:
         targets = sorted({target for of_item in references.values() for target in of_item})
         if not targets:
             return False
-        limited = limited_from(parked.node, self._node, self._structure)
         gone: dict[Item, Version] = {}
-        with self._store.receiving(parked.node, forward=self._node.forwards, limited=limited) as view:
-            for target, here in view.lock([t for t in targets if t.type not in limited]).items():
-                if here.version is not None and not here.exists:
-                    gone[target] = here.version
+        # nothing is limited: to ask about an item makes nobody its holder
+        with self._store.receiving(parked.node, forward=self._node.forwards, limited=frozenset()) as view:
+            known_here = view.lock(targets)
+        for target in targets:
+            here = known_here.get(target)
+            if here is not None and here.version is not None and not here.exists:
+                gone[target] = here.version
+            elif here is None and target not in coming and parked.attempts >= FORCE_ATTEMPTS:
+                gone[target] = Version(EARLIEST, self._store.origin)
         orphans = {item: gone[t] for item, of_item in references.items() for t in sorted(of_item) if t in gone}
         return bool(orphans) and self._try([parked], orphans=orphans)
 
