@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dispatcher.ports import Bus
+from dispatcher.ports import Bus, NodeView, Store
 from node import identity
 from node.clock import SystemClock
 from node.databases import Database
@@ -40,9 +40,7 @@ def recover(network: Network, code: str, *, wait: bool, show: Callable[[list[Rec
         identity.begin_again(database, bus, network, code, SystemClock().now())
 
     with opened(network, code, begin) as (database, service):
-        for neighbour in service.node.neighbours:
-            service.store.link_fault(neighbour, f"recovering: {neighbour} is asked to send everything again")
-            service.store.wish(neighbour, f"node {code} is rebuilt")
+        ask(service.store, service.node)
         identity.settle(database, network, code)  # only now: until then a daemon would refuse to go on
         before = _received(service)
         result = service.run_once()
@@ -52,6 +50,13 @@ def recover(network: Network, code: str, *, wait: bool, show: Callable[[list[Rec
             result = service.run_once()
             show(_progress(service, before))
         return result
+
+
+def ask(store: Store, node: NodeView) -> None:
+    """Every neighbour is to send everything again; each link says so until it has."""
+    for neighbour in node.neighbours:
+        store.link_fault(neighbour, f"recovering: {neighbour} is asked to send everything again")
+        store.wish(neighbour, f"node {node.code} is rebuilt")
 
 
 def _received(service: Service) -> dict[str, int]:

@@ -19,7 +19,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,10 @@ from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.writing import Writing
 
 BASE = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+Backup = Mapping[str, list[tuple[Any, ...]]]
+"""A database's rows, by table."""
 
 
 class KeptConnection(sqlite3.Connection):
@@ -61,11 +65,8 @@ class KeptDatabase:
         self.application.execute("PRAGMA synchronous = OFF")
         self._identity = self._identify()
         tables = self.application.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
-        self._rows = {
-            name: self.application.execute(f'SELECT * FROM "{name}"').fetchall()
-            for (name,) in tables.fetchall()
-            if name != "kod_applying"
-        }
+        self._tables = [name for (name,) in tables.fetchall() if name != "kod_applying"]
+        self._rows = self.backup()
 
     def _identify(self) -> tuple[int, int]:
         (version,) = self.application.execute("PRAGMA schema_version").fetchone()
@@ -78,19 +79,24 @@ class KeptDatabase:
         except (OSError, sqlite3.Error):
             return False
 
-    def reset(self) -> None:
-        """Every table as `make` left it; what does it is not captured."""
+    def backup(self) -> Backup:
+        """What is in it now."""
+        return {name: self.application.execute(f'SELECT * FROM "{name}"').fetchall() for name in self._tables}
+
+    def reset(self, rows: Backup | None = None) -> None:
+        """Every table as `make` left it, or as it was when `rows` were backed up; what does it is not captured."""
         execute = self.application.execute
         if self.application.in_transaction:
             execute("ROLLBACK")
         execute("BEGIN IMMEDIATE")
         execute("PRAGMA defer_foreign_keys = ON")
         execute("INSERT OR IGNORE INTO kod_applying (one) VALUES (1)")
-        for name, rows in self._rows.items():
+        for name in self._tables:  # all of them first: deletions cascade
             execute(f'DELETE FROM "{name}"')
-            if rows:
-                marks = ", ".join("?" * len(rows[0]))
-                self.application.executemany(f'INSERT INTO "{name}" VALUES ({marks})', rows)
+        for name, of_table in (self._rows if rows is None else rows).items():
+            if of_table:
+                marks = ", ".join("?" * len(of_table[0]))
+                self.application.executemany(f'INSERT INTO "{name}" VALUES ({marks})', of_table)
         execute("DELETE FROM kod_applying")
         execute("COMMIT")
 

@@ -26,10 +26,12 @@ import dispatcher.rights
 import dispatcher.sending
 import dispatcher.settling
 from dispatcher.grouping import Group
-from dispatcher.ports import HistoryPortion
+from dispatcher.ports import HistoryPortion, Life
 from dispatcher.review import Facts
 from dispatcher.settling import Relation
+from node import identity, recovering
 from node.databases.sqlite import folding, receiving, sending, store
+from node.databases.sqlite.database import SqliteDatabase
 from schemas.errors import KodError
 from schemas.stamp import Stamp
 from serializers.message import read_message
@@ -347,6 +349,59 @@ def heartbeat(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dispatcher.sending.Sender, "ask_heartbeat", lambda self: None)
 
 
+# --- lives
+
+
+def incarnation(patch: pytest.MonkeyPatch) -> None:
+    """A restored database goes on as it was."""
+    begin_life = SqliteDatabase.begin_life
+
+    def the_old_one(self: Any, life: Life, *, links: bool) -> None:
+        begin_life(self, Life(self.standing().life.incarnation, life.session), links=links)
+
+    patch.setattr(SqliteDatabase, "begin_life", the_old_one)
+
+
+def what_came_from_a_lost_life_proves_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Who sent an item before it lost its database is taken to have it."""
+    restart_asked = store.SqliteStore.restart_asked
+    patch.setattr(store.SqliteStore, "restart_asked", lambda self, node, *, lost: restart_asked(self, node, lost=False))
+
+
+def what_comes_late_from_a_lost_life_proves_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(receiving.SqliteReceivingView, "doubt", lambda *_: None)
+
+
+def resync_at_first_sight(patch: pytest.MonkeyPatch) -> None:
+    """A new incarnation is not sent everything before it asks for it; and nobody asks."""
+    restart_asked = store.SqliteStore.restart_asked
+
+    def when_asked(self: Any, node: str, *, lost: bool) -> None:
+        if not lost:
+            restart_asked(self, node, lost=lost)
+
+    patch.setattr(store.SqliteStore, "restart_asked", when_asked)
+    patch.setattr(recovering, "ask", lambda *_: None)
+
+
+def orphans(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dispatcher.parking.Parking, "_journal_orphans", lambda *_, **__: False)
+
+
+def crossed_versions_are_settled(patch: pytest.MonkeyPatch) -> None:
+    """Each of two that have seen the other is a repeat."""
+    patch.setattr(dispatcher.applying, "_uncrossed", lambda *_: Relation.REPEAT)
+
+
+def a_database_that_is_too_old_is_refused(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(identity, "age_fault", lambda *_: None)
+    patch.setattr(identity, "_bus_fault", lambda *_: None)
+
+
+def a_database_elsewhere_is_refused(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(identity, "place_fault", lambda *_: None)
+
+
 # --- history
 
 
@@ -419,6 +474,14 @@ RULES: dict[Patch, dict[str, Any]] = {
     dependants_follow: {"rights": True},
     following_what_a_child_sends: {"rights": True},
     only_where_the_rules_say: {"rights": True},
+    incarnation: {"lives": True},
+    what_came_from_a_lost_life_proves_nothing: {"lives": True},
+    what_comes_late_from_a_lost_life_proves_nothing: {"lives": True},
+    resync_at_first_sight: {"lives": True},
+    orphans: {"lives": True, "writes": ORDERS},
+    crossed_versions_are_settled: {"lives": True, "writes": [put_shelf]},
+    a_database_that_is_too_old_is_refused: {"lives": True},
+    a_database_elsewhere_is_refused: {"lives": True},
 }
 
 NOT_YET_MISSED = (deletion_order, joint_retry, no_forcing_while_catching_up)

@@ -14,15 +14,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from dispatcher.applying import keyed
-from dispatcher.ports import Collision, Letter, Sent
+from dispatcher.ports import Accepted, Collision, Letter, Sent
+from schemas.errors import KodError
 from serializers.keys import Item
 from serializers.message import Incoming, Version, parse_name, part_of, put_together, read_header, read_message
+from tests.cluster.lives import tokens_of, tokens_of_message, tokens_of_text
 
 if TYPE_CHECKING:
     from tests.cluster.simulation import SimNode, World
@@ -60,6 +63,16 @@ class Witness:
     def crashed(self, node: str) -> None:
         self.crashes[node] += 1
 
+    def went_back(self, node: str) -> None:
+        """Its database was lost, or restored: it may send anything again, is sent everything again, and stamps of its
+        sessions may be those of its former life."""
+        self.excused.add(node)
+        self.crashes[node] += 1
+        self._last = {edge: session for edge, session in self._last.items() if edge[0] != node}
+        self._items = {one for one in self._items if one[0][0] != node}
+        self._recorded = {one for one in self._recorded if node not in one[0]}
+        self._lost = [one for one in self._lost if node not in one[0]]
+
     def failed(self, sender: str, to: str) -> None:
         self.failures[sender, to] += 1
 
@@ -69,7 +82,9 @@ class Witness:
     def alarmed(self, receiver: str, sender: str, reason: str) -> None:
         self.alarms[receiver, sender] += 1
         lost = any(edge == (sender, receiver) for edge, _ in self._lost)
-        assert lost or sender in self.excused, f"{receiver} misses something of {sender}, nothing was lost: {reason}"
+        assert lost or {sender, receiver} & self.excused, (
+            f"{receiver} misses something of {sender}, nothing was lost: {reason}"
+        )
 
     def session_begun(self, sender: str, to: str, letters: Sequence[Letter]) -> None:
         edge = sender, to
@@ -119,7 +134,7 @@ class Witness:
         home = version.origin.partition(".")[0]
         back = home == to or self.world.topology.towards(sender, home) == to
         # a deletion that was held back goes as what has become of it, be it the neighbour's own version that won
-        explained = self.answers[edge, item] or (edge, item) in self.deferred or to in self.excused
+        explained = self.answers[edge, item] or (edge, item) in self.deferred or {sender, to} & self.excused
         if back and not explained:
             raise AssertionError(f"{item} {version} goes back from {edge}")
 
@@ -141,17 +156,19 @@ class Witness:
         """What the other had seen is no collision."""
         if self.world.deletions or collision.item.type not in _EVERY_VERSION_HAS_A_TOKEN:
             return
-        winner, loser = (next(_tokens(text), None) for text in (collision.winner_text, collision.loser_text))
+        winner, loser = (next(tokens_of_text(text), None) for text in (collision.winner_text, collision.loser_text))
         for newer, older in ((winner, loser), (loser, winner)):
             step = self.world.parents.get(newer) if newer is not None else None
             while step is not None:
                 assert step != older, f"{node.code}: {older} is taken for collided with {newer}, which followed it"
                 step = self.world.parents.get(step)
 
-    def watched(self, view: Any, node: SimNode) -> Any:
-        return _WatchedView(view, node, self)
+    def watched(self, view: Any, node: SimNode, sender: str) -> WatchedView:
+        return WatchedView(view, node, sender, self)
 
-    def committed(self, node: SimNode) -> None:
+    def committed(self, node: SimNode, view: WatchedView) -> None:
+        if self.world.lives is not None:
+            self.world.lives.left |= {token for token in view.tokens if token.split("-")[1] != node.code}
         broken = node.broken_references()
         assert not broken, f"{node.code}: references are broken: {broken}"
 
@@ -264,13 +281,15 @@ class Witness:
         }
         for node in world.nodes:
             for line in node.journal():
-                kept |= set(_tokens(line["loser"]["text"]))
+                kept |= set(tokens_of_text(line["loser"]["text"]))
+        kept |= world.lives.journalled if world.lives is not None else set()
         reached = set()
         for token in kept:
             step: str | None = token
             while step is not None and step not in reached:
                 reached.add(step)
                 step = world.parents.get(step)
+        reached |= world.lives.forgiven if world.lives is not None else set()
         lost = [t for t in world.parents if t not in reached]
         assert not lost, f"lost without a word: {lost}"
 
@@ -284,25 +303,42 @@ class Witness:
             assert not node.journal(), f"one node writes, and {node.code} has collisions: {node.journal()}"
 
 
-class _WatchedView:
+class WatchedView:
     """The real view of a receiving transaction; what is answered is told to the witness."""
 
-    def __init__(self, view: Any, node: SimNode, witness: Witness) -> None:
+    def __init__(self, view: Any, node: SimNode, sender: str, witness: Witness) -> None:
         self._view = view
+        self._sender = sender
         self._node = node
         self._witness = witness
+        self.tokens: set[str] = set()
+        """Those that this transaction brings here."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._view, name)
 
     def park(self, letter: Letter, *rest: Any, **options: Any) -> None:
         self._witness.parked(self._node, letter, rest)
+        with suppress(KodError):
+            self.tokens.update(tokens_of_message(letter.payload))
         self._view.park(letter, *rest, **options)
 
     def journal(self, collisions: Sequence[Collision]) -> None:
         for one in collisions:
             self._witness.collided(self._node, one)
+            self.tokens.update(tokens_of_text(one.winner_text), tokens_of_text(one.loser_text))
         self._view.journal(collisions)
+
+    def write(self, accepted: Sequence[Accepted]) -> None:
+        for one in accepted:
+            self.tokens.update(tokens_of(one.value))
+        self._view.write(accepted)
+
+    def doubt(self, items: Sequence[Item]) -> None:
+        """The sender gets back what it sent in an earlier life."""
+        for item in items:
+            self._witness.answers[(self._node.code, self._sender), item] += 1
+        self._view.doubt(items)
 
     def answer_back(self, node: str, items: Sequence[Item]) -> None:
         for item in items:
@@ -315,9 +351,3 @@ def world_tables() -> tuple[str, ...]:
 
 
 _EVERY_VERSION_HAS_A_TOKEN = ("Catalog.Customer", "Catalog.Shelf", "Document.Memo")
-
-
-def _tokens(text: str | bytes | None) -> Iterator[str]:
-    if text is not None:
-        value: Mapping[str, Any] = orjson.loads(text)
-        yield from (value[name] for name in ("token", "name", "body") if isinstance(value.get(name), str))

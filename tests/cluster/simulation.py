@@ -35,13 +35,14 @@ from node.buses.end_marks import life_of
 from node.databases.sqlite.database import SqliteDatabase
 from node.service import node_view
 from schemas.compilation import compile_structure, generate_package, tables_needed
-from schemas.errors import UnavailableError
+from schemas.errors import IdentityError, UnavailableError
 from schemas.network import NodeSettings, TypeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Structure
 from schemas.topology import Topology
 from tests.cluster import limited
-from tests.cluster.kept import BASE, connections, kept
+from tests.cluster.kept import BASE, KeptDatabase, connections, kept
+from tests.cluster.lives import Lives
 from tests.cluster.oracles import Witness
 
 EXCHANGE = {
@@ -197,9 +198,10 @@ class CrashingStore:
     @contextmanager
     def receiving(self, sender: str, **options: Any) -> Iterator[Any]:
         with self._store.receiving(sender, **options) as view:
-            yield self._world.witness.watched(view, self._node)
+            watched = self._world.witness.watched(view, self._node, sender)
+            yield watched
             self._world.may_crash()
-        self._world.witness.committed(self._node)
+        self._world.witness.committed(self._node, watched)
         self._world.may_crash()
 
     def record_sent(self, sent: Any) -> None:
@@ -267,6 +269,7 @@ class SimNode:
         self.code = code
         self.view = view
         self.world = world
+        self.kept: KeptDatabase
         self.clock = SimClock(1_000_000 + world.random.randint(0, 5000))
         self.settings = NodeSettings(
             code, code, view.parent, "", self.exchange,
@@ -285,10 +288,11 @@ class SimNode:
 
     def _make_database(self, folder: Path) -> None:
         """A database with the tables, installed, and the application's connection to it."""
-        database = kept(self.code, TABLES, self._make_file)
-        self.path = database.path
-        self.application = database.application
+        self._keep_in(kept(self.code, TABLES, self._make_file))
         self.structure = structure_of(self._database())
+
+    def _keep_in(self, database: KeptDatabase) -> None:
+        self.kept, self.path, self.application = database, database.path, database.application
 
     def _make_file(self, path: Path) -> None:
         self.path = path
@@ -305,10 +309,16 @@ class SimNode:
         self.application.execute("UPDATE sim_clock SET ms = ?", (self.clock.ms,))
 
     def start(self) -> None:
+        """As `kod run`: the node lives in this database, or the daemon refuses."""
+        if self.world.lives is not None:
+            self.world.lives.admit(self)
+        self.boot()
+
+    def boot(self) -> None:
         self.database = self._database()
         self.store = CrashingStore(self.database.store(self.settings, self.structure), self)
         self.store.start(self.view.neighbours)
-        bus = SimBus(self.code, self.world.links, self.world)
+        bus = self.bus()
         self.sender = Sender(self.view, self.structure, self.settings, self.store, bus, self.clock)  # type: ignore[arg-type]
         self.receiver = Receiver(self.view, self.structure, self.settings, self.store, bus, self.clock)  # type: ignore[arg-type]
         self.sender.rights.items_max = self.world.again_max
@@ -334,14 +344,34 @@ class SimNode:
             self.database.close()
             self.up = False
 
+    def bus(self) -> SimBus:
+        return SimBus(self.code, self.world.links, self.world)
+
     def step(self, what: str) -> bool:
         """One step of a dispatcher, or as far as it got before the process died; whether anything was done."""
+        moved = True
+
+        def act() -> None:
+            nonlocal moved
+            moved = self.step_on(what)
+
         try:
-            return self.step_on(what)
+            self.attempt(act)
+        except IdentityError:
+            if self.world.lives is None:
+                raise
+            self.world.lives.recover(self)
+        return moved
+
+    def attempt(self, act: Callable[[], None]) -> bool:
+        """Does what a process does; whether it lived to the end of it."""
+        try:
+            act()
         except CrashError:
             self.world.witness.crashed(self.code)
             self.stop()
-            return True
+            return False
+        return True
 
     def send_all(self) -> bool:
         """A step of the sender, and all that it put on its way; whether anything arrived."""
@@ -371,6 +401,30 @@ class SimNode:
 
     def close(self) -> None:
         self.stop()
+
+    # --- its database: whose it is, and where (tests/cluster/lives.py) ---
+
+    def open_database(self) -> Any:
+        """As a command does, beside the daemon."""
+        return self._database()
+
+    def kept_at(self) -> str | None:
+        place: str | None = self._database().standing().kept_at
+        return place
+
+    def origin(self) -> str:
+        return str(self.application.execute("SELECT origin FROM kod_node").fetchone()[0])
+
+    def move_to(self, name: str) -> KeptDatabase:
+        """The same rows in another file; returns the one that it was."""
+        home = self.kept
+        there = kept(name, TABLES, self._make_file)
+        there.reset(home.backup())
+        self._keep_in(there)
+        return home
+
+    def move_back(self, home: KeptDatabase) -> None:
+        self._keep_in(home)
 
     # --- the application ---
 
@@ -570,6 +624,12 @@ def cut_or_mend(world: World, node: SimNode) -> None:
     link.cut = not link.cut
 
 
+def follow(world: World, node: SimNode) -> None:
+    """The node's file hears how far the node has come."""
+    if world.lives is not None:
+        world.lives.follow(node)
+
+
 def join(world: World, node: SimNode) -> None:
     """A node that was alone becomes a neighbour: it is in nodes.yaml from now on, and daemons are started anew."""
     if not node.joined:
@@ -612,6 +672,7 @@ class World:
         one_writer: bool = False,
         rights: bool = False,
         joins: bool = False,
+        lives: bool = False,
         tree: Callable[[random.Random], Topology] = small_tree,
         events: Sequence[Event] = (),
         writes: Sequence[Callable[[SimNode], None]] = (),
@@ -629,11 +690,10 @@ class World:
         self.deletions = deletions
         self.events: list[Event] = [*EVENTS, *((cut_or_mend,) * 2 if cuts else ()), *events]
         self.events += [join] if joins else []
+        self.events += [follow] * 2 if lives else []
         self.quiet = False
         self.crashes = crashes
         self.cuts = cuts
-        self.disturbed = crashes or losses or cuts or bool(events)
-        """Something happens that makes nodes send again what they sent."""
         self._countdown = self._next_crash()
         self._nested = False
         self._tokens = 0
@@ -652,6 +712,7 @@ class World:
         self.writers = frozenset([self.random.choice(self.codes)]) if one_writer else None
         """Where applications write; None: everywhere."""
         self.witness = Witness(self)
+        self.lives = Lives(self, seed, folder) if lives else None
         self.links: dict[tuple[str, str], Link] = {}
         for code in self.codes:
             for neighbour in self.topology.neighbours(code):
@@ -700,6 +761,11 @@ class World:
         finally:
             self._nested = False
 
+    @property
+    def tokens(self) -> int:
+        """How many there have been so far."""
+        return self._tokens
+
     def token(self, node: SimNode, kind: str) -> str:
         self._tokens += 1
         return f"{kind}-{node.code}-{self._tokens}"
@@ -718,7 +784,11 @@ class World:
         self.references.setdefault(name, set()).update({above} if above else set())
 
     def run(self, steps: int) -> None:
-        for _ in range(steps):
+        if self.lives is not None:
+            self.lives.plan(self.nodes, steps)
+        for number in range(steps):
+            if self.lives is not None:
+                self.lives.step(number)
             node = self.random.choice(self.nodes)
             event = self.random.choice(self.events)
             (event if node.joined or event is join else write)(self, node)
@@ -729,7 +799,7 @@ class World:
             self.join(*alone)
         self.quiet = True
         beats = (
-            2 if (self.losses or self.message_bytes_max) and beating else 0
+            2 if (self.losses or self.message_bytes_max or self.lives) and beating else 0
         )  # a lost, or abandoned, tail is seen then
         idle = 0
         for number in range(rounds_max):
@@ -804,6 +874,10 @@ def mixed(seed: int) -> dict[str, Any]:
         {"joins": True, "losses": True},
         {"joins": True, "deletions": False},
         {"joins": True, "rights": True},
+        {"lives": True},
+        {"lives": True, "losses": True},
+        {"lives": True, "rights": True, "cuts": True},
+        {"lives": True, "joins": True, "losses": True},
     ]
     if seed % 200 == 199:
         return {"tree": deep_tree, "steps": 800}
