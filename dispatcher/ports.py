@@ -252,7 +252,8 @@ class SendingView(Protocol):
         ...
 
     def pending(self, node: str, items_max: int) -> Sequence[Change]:
-        """Items that are to go to `node` out of turn, as the register has them now, oldest first."""
+        """Items that are to go to `node` out of turn, as the register has them now: the oldest first, deletions after
+        all others, those of types that refer to others before theirs."""
         ...
 
     def ahead(self, node: str, items: Sequence[Change]) -> frozenset[Item]:

@@ -119,6 +119,9 @@ class Load:
             self.settled.append(change)
             if change.item not in held and change.mark <= portion.position:
                 self.changes.append(change)
+        if self.deferred:
+            going = {c.item for c in self.changes}
+            self.deferred = [c for c in self.deferred if c.item not in going]
 
 
 @dataclass(frozen=True, slots=True)
@@ -522,17 +525,19 @@ class Sender:
                 loads[link.node] = replace(same, link=link)  # with the same lists
                 continue
             load = loads[link.node] = Load(link)
-            load.take((c for c in changes if c.mark <= portion.position and c.item not in early), whole=portion.whole)
+            pending = view.pending(link.node, self.settings.portion_items_max) if link.pending else ()
+            others_wait = len(pending) == self.settings.portion_items_max  # also deletions of what refers to others
+            in_turn = (c for c in changes if c.mark <= portion.position and c.item not in early)
+            load.take(in_turn, whole=portion.whole and not others_wait)
             if not link.pending:
                 alike[id(changes), early] = load
             else:
-                pending = view.pending(link.node, self.settings.portion_items_max)
                 due, past = self.rights.still_due(view, link.node, pending)
                 load.take_pending(due, portion)
                 load.settled += past
                 missing = [c for c in load.changes if c.item not in texts]
                 texts.update((change.item, text) for change, text in self._texts(view, missing))
-                self._unsettled |= portion.whole and len(pending) == self.settings.portion_items_max
+                self._unsettled |= portion.whole and others_wait
         return loads
 
     def _went_ahead(self, view: SendingView, link: Outgoing, changes: Sequence[Change]) -> frozenset[Item]:

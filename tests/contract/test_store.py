@@ -327,6 +327,22 @@ def test_a_deferred_deletion_is_pending_until_it_is_settled(world: StoreWorld) -
         assert not view.pending("01", 10)
 
 
+def test_what_is_pending_is_deleted_after_what_refers_to_it(world: StoreWorld) -> None:
+    """A portion may end anywhere: a customer whose orders are deleted later would stand in the way of its deletion,
+    and come to life again because of them."""
+    world.execute("INSERT INTO customers (customer_id) VALUES ('A'), ('B')", "INSERT INTO orders VALUES (1, 'A', 'a')")
+    world.serve("01")
+    world.execute("DELETE FROM orders", "DELETE FROM customers WHERE customer_id = 'A'")
+    changes = {change.item: change for change in world.changes()}
+    customer, order = changes[ALICE], changes[Item(ORDER, "[1]")]
+    bob = Item(CUSTOMER, '["B"]')
+    world.store.record_sent([Sent("01", max(customer.mark, order.mark), None, deferred=[customer, order])])
+    with world.store.sending() as view:
+        view.pend("01", list(view.register([bob]).values()))
+        assert [c.item for c in view.pending("01", 10)] == [bob, order.item, ALICE]
+        assert [c.item for c in view.pending("01", 2)] == [bob, order.item]
+
+
 # --- references and routes ------------------------------------------------------------------------------------------
 
 

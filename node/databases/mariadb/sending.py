@@ -27,6 +27,7 @@ from node.databases.mariadb.folding import fold
 from node.databases.mariadb.lexical import Form, key_array_sql, literal, quoted
 from node.databases.mariadb.reading import REGISTERED, Reading, TypeReading, by_type
 from node.databases.mariadb.reflection import quoted_table
+from node.databases.turns import turn_sql
 from schemas.stamp import Stamp
 from schemas.structure import Reference, Routing, Structure
 from serializers.keys import Item
@@ -95,7 +96,7 @@ class MariadbSendingView:
     def pending(self, node: str, items_max: int) -> Sequence[Change]:
         rows = self._connection.rows(
             f"SELECT {_CHANGE} FROM kod_pending p JOIN kod_register g ON g.type = p.type AND g.item_key = p.item_key"
-            " WHERE p.node = %s ORDER BY p.number LIMIT %s",
+            f" WHERE p.node = %s ORDER BY {turn_sql('g', self._type_ids, self._structure)}, p.number LIMIT %s",
             (node, items_max),
         )
         return self._changes(rows)

@@ -14,7 +14,7 @@ The view `stamps` is for others: type, key, stamp, deleted (with what is not fol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -319,6 +319,11 @@ class TypeIds:
     def __init__(self, rows: list[Row]) -> None:
         self._names: dict[int, str] = dict(rows)
         self._ids = {name: number for number, name in self._names.items()}
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """By name."""
+        return self._ids
 
     def id(self, name: str) -> int:
         return self._ids[name]

@@ -26,6 +26,7 @@ from node.databases.postgresql.keys import key_columns, key_text, keys_parameter
 from node.databases.postgresql.reading import Reader, matches
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import CHANGE, ITEMS, TOP_MARKS, TypeIds, folding
+from node.databases.turns import turn_sql
 from schemas.stamp import Stamp
 from schemas.structure import ItemType, Reference, Structure
 from schemas.tables import Table
@@ -33,7 +34,7 @@ from serializers.keys import Item
 
 _PENDING = f"""
 SELECT {CHANGE} FROM kod.pending p JOIN kod.register r ON r.type = p.type AND r.key = p.key
-WHERE p.node = $1 ORDER BY p.n LIMIT $2::bigint"""
+WHERE p.node = $1 ORDER BY {{turn}}, p.n LIMIT $2::bigint"""
 
 _AHEAD = f"""
 SELECT i.n FROM {ITEMS} i JOIN json_array_elements_text($3::json) WITH ORDINALITY m(mark, n) ON m.n = i.n
@@ -121,7 +122,8 @@ class PostgresqlSendingView:
         return self._top or 0
 
     def pending(self, node: str, items_max: int) -> Sequence[Change]:
-        return self._changes(Statement(_PENDING, (node, str(items_max))))
+        sql = _PENDING.format(turn=turn_sql("r", self._ids.numbers, self._structure))
+        return self._changes(Statement(sql, (node, str(items_max))))
 
     def ahead(self, node: str, items: Sequence[Change]) -> frozenset[Item]:
         if not items:

@@ -26,6 +26,7 @@ from node.databases.sqlite import rights
 from node.databases.sqlite.folding import fold
 from node.databases.sqlite.lexical import Form, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading, by_type
+from node.databases.turns import turn_sql
 from schemas.stamp import Stamp
 from schemas.structure import Reference, Routing, Structure
 from serializers.keys import Item
@@ -94,7 +95,7 @@ class SqliteSendingView:
     def pending(self, node: str, items_max: int) -> Sequence[Change]:
         rows = self._connection.execute(
             f"SELECT {_CHANGE} FROM kod_pending p JOIN kod_register g ON g.type = p.type AND g.key = p.key "
-            "WHERE p.node = ? ORDER BY p.number LIMIT ?",
+            f"WHERE p.node = ? ORDER BY {turn_sql('g', self._type_ids, self._structure)}, p.number LIMIT ?",
             (node, items_max),
         )
         return [change_of(row, self._type_names) for row in rows]
