@@ -1,11 +1,11 @@
-# make setup | demo | test | check | bench | soak: each may be the first command in a fresh clone.
+# make setup | demo | test | check | bench | soak | chaos: each may be the first command in a fresh clone.
 PYTHON ?= python3
 VENV := .venv
 KOD := $(VENV)/bin/kod
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test check bench soak pins clean
+.PHONY: setup demo test check bench soak chaos pins clean
 
 setup: $(READY)
 
@@ -33,6 +33,10 @@ bench: setup
 # Goes on where it was stopped (.soak.json); HISTORIES and the rest: python -m tests.cluster.soak --help.
 soak: setup
 	$(VENV)/bin/python -m tests.cluster.soak --histories $(or $(HISTORIES),100000) --workers $(WORKERS)
+
+# Real daemons while everything breaks; as root it also fills a disk and cuts a cable. ROUNDS, SECONDS of each.
+chaos: setup
+	$(VENV)/bin/python -m tests.chaos --rounds $(or $(ROUNDS),4) --seconds $(or $(SECONDS),60)
 
 # Needs uv; writes hashes without addresses.
 pins:

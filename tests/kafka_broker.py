@@ -82,12 +82,12 @@ def kafka_bootstrap() -> str:
 
 
 @contextlib.contextmanager
-def private_broker(**settings: str) -> Iterator[KafkaBroker]:
-    """A broker of the test's own. Settings are Kafka's, with `_` for `.`."""
+def private_broker(address: str = "127.0.0.1", **settings: str) -> Iterator[KafkaBroker]:
+    """A broker of the test's own, at an address of this machine. Settings are Kafka's, with `_` for `.`."""
     with _or_skip():
         prepare()
     folder = Path(tempfile.mkdtemp(prefix="kod-kafka-"))
-    broker = KafkaBroker(folder, {name.replace("_", "."): value for name, value in settings.items()})
+    broker = KafkaBroker(folder, {name.replace("_", "."): value for name, value in settings.items()}, address)
     try:
         broker.start()
         yield broker
@@ -109,15 +109,16 @@ def _or_skip() -> Iterator[None]:
 class KafkaBroker:
     """One broker, which is its own controller, with its data in `folder`."""
 
-    def __init__(self, folder: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, settings: dict[str, str] | None = None, address: str = "127.0.0.1") -> None:
         self.folder = folder
+        self._address = address
         self._port, self._controller_port = _free_ports()
         self._settings = settings or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
-        return f"127.0.0.1:{self._port}"
+        return f"{self._address}:{self._port}"
 
     def start(self) -> None:
         """Starts it on the data that are there, and waits until it answers."""
@@ -147,7 +148,7 @@ class KafkaBroker:
     def _properties(self) -> str:
         own = {
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "listeners": f"PLAINTEXT://{self._address}:{self._port},CONTROLLER://127.0.0.1:{self._controller_port}",
             "log.dirs": str(self.folder / "data"),
         }
         return "".join(f"{name}={value}\n" for name, value in {**_SETTINGS, **own, **self._settings}.items())

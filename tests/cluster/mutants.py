@@ -35,7 +35,16 @@ from node.databases.sqlite.database import SqliteDatabase
 from schemas.errors import KodError
 from schemas.stamp import Stamp
 from serializers.message import read_message
-from tests.cluster.simulation import MEMOS, delete_customer, delete_order, history, put_customer, put_order, put_shelf
+from tests.cluster.simulation import (
+    MEMOS,
+    SimNode,
+    delete_customer,
+    delete_order,
+    history,
+    put_customer,
+    put_order,
+    put_shelf,
+)
 
 SEEDS = 200
 
@@ -415,6 +424,54 @@ CUSTOMERS = [put_customer, put_customer, delete_customer]
 MOVES = [put_customer, put_order, put_order, delete_customer]
 ORDERS = [put_customer, put_order, put_order, delete_order, delete_customer]
 
+
+def delete_with_orders(node: SimNode) -> None:
+    """A customer and all that refers to it: more than a message holds, now and then."""
+    name = node.pick("SELECT id FROM customers")
+    execute = node.application.execute
+    execute("DELETE FROM order_files WHERE order_id IN (SELECT id FROM orders WHERE customer_id = ?)", (name,))
+    node.world.deleted |= {token for (token,) in execute("SELECT token FROM orders WHERE customer_id = ?", (name,))}
+    execute("DELETE FROM orders WHERE customer_id = ?", (name,))
+    execute("UPDATE customers SET boss = NULL WHERE boss = ?", (name,))
+    _delete_customers(node, name)
+
+
+def move_and_delete(node: SimNode) -> None:
+    """All orders of a customer get another one, and it goes: who misses the first must not undo the second."""
+    old, new = node.pick("SELECT id FROM customers"), node.pick("SELECT id FROM customers")
+    if old != new:
+        node.application.execute("UPDATE orders SET customer_id = ? WHERE customer_id = ?", (new, old))
+        node.application.execute("UPDATE customers SET boss = NULL WHERE boss = ?", (old,))
+        _delete_customers(node, old)
+
+
+def put_one_of_two(node: SimNode) -> None:
+    """Each is the other's boss, where that is there; they change one by one."""
+    name, token = node.world.random.choice("AB"), node.world.token(node, "customer")
+    node.world.parents[token] = node.value("customers", "name", name)
+    node.application.execute(
+        "INSERT INTO customers VALUES (?1, ?2, (SELECT id FROM customers WHERE id <> ?1)) ON CONFLICT (id) DO UPDATE"
+        " SET name = excluded.name, boss = excluded.boss",
+        (name, token),
+    )
+
+
+def delete_both(node: SimNode) -> None:
+    node.application.execute("UPDATE customers SET boss = NULL")
+    _delete_customers(node, "A", "B")
+
+
+def _delete_customers(node: SimNode, *names: str | None) -> None:
+    for name in names:
+        node.world.deleted.add(node.value("customers", "name", name))
+        node.application.execute("DELETE FROM customers WHERE id = ?", (name,))
+
+
+TREES = [put_customer, put_order, put_order, delete_with_orders]
+CLEARINGS = [put_customer, put_order, put_order, move_and_delete]
+GROWTH = [put_customer, put_customer, put_order, put_order]
+CIRCLES = [put_one_of_two, put_one_of_two, put_one_of_two, delete_both]
+
 # --- rights and owners
 
 
@@ -459,13 +516,16 @@ RULES: dict[Patch, dict[str, Any]] = {
     item_once_a_session: {},
     echo_rule: {},
     deletions_wait_for_the_rest: {"one_writer": True, "crashes": False, "writes": MOVES, "steps": 160},
+    deletion_order: {"one_writer": True, "crashes": False, "writes": TREES},
     one_sequence_an_addressee: {"losses": True},
     position_with_the_data: {},
     answer_back: {"writes": MEMOS},
     parking_instead_of_dropping: {"writes": ORDERS},
     blocked_deletions_wait: {"writes": ORDERS},
     retrying: {"writes": ORDERS},
+    joint_retry: {"writes": CIRCLES},
     reference_wins: {"writes": ORDERS},
+    no_forcing_while_catching_up: {"one_writer": True, "losses": True, "writes": CLEARINGS},
     after_chain: {"losses": True},
     resync: {"losses": True},
     heartbeat: {"losses": True, "crashes": False, "steps": 30},
@@ -476,17 +536,13 @@ RULES: dict[Patch, dict[str, Any]] = {
     only_where_the_rules_say: {"rights": True},
     incarnation: {"lives": True},
     what_came_from_a_lost_life_proves_nothing: {"lives": True},
-    what_comes_late_from_a_lost_life_proves_nothing: {"lives": True},
+    what_comes_late_from_a_lost_life_proves_nothing: {"lives": True, "losses": True, "writes": GROWTH},
     resync_at_first_sight: {"lives": True},
     orphans: {"lives": True, "writes": ORDERS},
     crossed_versions_are_settled: {"lives": True, "writes": [put_shelf]},
     a_database_that_is_too_old_is_refused: {"lives": True},
     a_database_elsewhere_is_refused: {"lives": True},
 }
-
-NOT_YET_MISSED = (deletion_order, joint_retry, no_forcing_while_catching_up)
-"""Rules that could be taken away in 160 histories of several kinds without anything going wrong in them: the histories
-do not get into what they are for (docs/promises.md)."""
 
 
 if __name__ == "__main__":
