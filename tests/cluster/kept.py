@@ -26,12 +26,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from node.databases.sqlite import capture, connection, store
+from node.databases.sqlite import capture, connection, registers, store
 from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.writing import Writing
 
 BASE = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
+
+WAL_BYTES_MAX = 4_000_000
+_PRAGMAS = ("PRAGMA synchronous = OFF", "PRAGMA wal_autocheckpoint = 0")
+"""Between histories it is checkpointed, and nobody's data is on a disk."""
 
 Backup = Mapping[str, list[tuple[Any, ...]]]
 """A database's rows, by table."""
@@ -62,7 +66,8 @@ class KeptDatabase:
         self._opened: list[KeptConnection] = []
         self.application = sqlite3.connect(path, isolation_level=None)
         self.application.execute("PRAGMA foreign_keys = ON")
-        self.application.execute("PRAGMA synchronous = OFF")
+        for pragma in _PRAGMAS:
+            self.application.execute(pragma)
         self._identity = self._identify()
         tables = self.application.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
         self._tables = [name for (name,) in tables.fetchall() if name != "kod_applying"]
@@ -99,6 +104,8 @@ class KeptDatabase:
                 self.application.executemany(f'INSERT INTO "{name}" VALUES ({marks})', of_table)
         execute("DELETE FROM kod_applying")
         execute("COMMIT")
+        if Path(f"{self.path}-wal").stat().st_size > WAL_BYTES_MAX:
+            execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def connect(self, **options: Any) -> KeptConnection:
         for one in self._opened:  # always in this order, so that each finds the statements that it prepared before
@@ -108,7 +115,8 @@ class KeptDatabase:
         with patch.object(sqlite3, "connect", partial(sqlite3.connect, factory=KeptConnection)):
             made = _CONNECT(self.path, **options)
         assert isinstance(made, KeptConnection)
-        made.execute("PRAGMA synchronous = OFF")
+        for pragma in _PRAGMAS:
+            made.execute(pragma)
         made.home, made.compiled = self, {}
         self._opened.append(made)
         return made
@@ -172,6 +180,7 @@ def connections() -> Iterator[None]:
     with (
         patch.multiple(store, Reading=_reading, Writing=_writing),
         patch.object(capture, "triggers", _triggers),
+        patch.object(registers, "are_there", _are_there),
         _patched(places, "connect", _connect),
     ):
         yield
@@ -199,6 +208,7 @@ def _connect(path: Path, **options: Any) -> sqlite3.Connection:
 # --- what depends on nothing but the schema and the structure
 
 _TRIGGERS = capture.triggers
+_ARE_THERE = registers.are_there
 
 
 def _compiled(connection: sqlite3.Connection, what: Any, make: Callable[[], Any]) -> Any:
@@ -227,4 +237,9 @@ def _writing(connection: sqlite3.Connection, structure: Any, reading: Reading) -
 def _triggers(connection: sqlite3.Connection, structure: Any, type_ids: Any, now_sql: str) -> dict[str, str]:
     what = ("triggers", id(structure), tuple(type_ids.items()), now_sql)
     found: dict[str, str] = _compiled(connection, what, lambda: _TRIGGERS(connection, structure, type_ids, now_sql))
+    return found
+
+
+def _are_there(connection: sqlite3.Connection) -> bool:
+    found: bool = _compiled(connection, "registers", lambda: _ARE_THERE(connection))
     return found

@@ -42,7 +42,7 @@ _OUTGOING = """SELECT node, position, last_session,
         (SELECT coalesce(max(mark), 0) FROM kod_ahead a WHERE a.node = o.node),
         EXISTS (SELECT 1 FROM kod_history h WHERE h.id = o.history AND h.state = 'open'), restart, wish,
         CASE WHEN wish IS NULL AND NOT EXISTS (SELECT 1 FROM kod_parked p WHERE p.node = o.node)
-            THEN (SELECT completed FROM kod_incoming i WHERE i.node = o.node) END
+            THEN (SELECT completed FROM kod_incoming i WHERE i.node = o.node) END, joined IS NOT NULL
     FROM kod_outgoing o ORDER BY node"""
 
 
@@ -146,8 +146,10 @@ class SqliteStore:
     def outgoing(self) -> Sequence[Outgoing]:
         with self._asking, translated(self._path):
             asker = self._open_asker()
-            joined = history.joined(asker, {number: name for name, number in self._type_ids.items()})
-            rows = asker.execute(_OUTGOING)
+            rows = asker.execute(_OUTGOING).fetchall()
+            joining = any(row[-1] for row in rows)
+            names = {number: name for name, number in self._type_ids.items()} if joining else {}
+            joined = history.joined(asker, names) if joining else {}
             return [
                 Outgoing(
                     node,
@@ -161,7 +163,7 @@ class SqliteStore:
                     received,
                     joined.get(node),
                 )
-                for node, position, last, pending, ahead, catching_up, restart, wish, received in rows
+                for node, position, last, pending, ahead, catching_up, restart, wish, received, _ in rows
             ]
 
     def incoming(self, node: str) -> Incoming:
