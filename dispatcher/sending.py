@@ -526,9 +526,12 @@ class Sender:
                 continue
             load = loads[link.node] = Load(link)
             pending = view.pending(link.node, self.settings.portion_items_max) if link.pending else ()
-            others_wait = len(pending) == self.settings.portion_items_max  # also deletions of what refers to others
-            in_turn = (c for c in changes if c.mark <= portion.position and c.item not in early)
-            load.take(in_turn, whole=portion.whole and not others_wait)
+            others_wait = len(pending) == self.settings.portion_items_max
+            in_turn = [c for c in changes if c.mark <= portion.position and c.item not in early]
+            if others_wait and (later := self._behind(pending[-1], in_turn)):
+                load.take((c for c in in_turn if c.item in later), whole=False)
+                in_turn = [c for c in in_turn if c.item not in later]
+            load.take(in_turn, whole=portion.whole)
             if not link.pending:
                 alike[id(changes), early] = load
             else:
@@ -539,6 +542,12 @@ class Sender:
                 texts.update((change.item, text) for change, text in self._texts(view, missing))
                 self._unsettled |= portion.whole and others_wait
         return loads
+
+    def _behind(self, last: Change, in_turn: Sequence[Change]) -> frozenset[Item]:
+        """Deletions that wait although it is their turn: behind `last` more is pending than goes at once, and that may
+        be deletions of what refers to them."""
+        rank = self.structure[last.item.type].rank if last.gone else len(self.structure.types)
+        return frozenset(c.item for c in in_turn if c.gone and self.structure[c.item.type].rank < rank)
 
     def _went_ahead(self, view: SendingView, link: Outgoing, changes: Sequence[Change]) -> frozenset[Item]:
         if not changes or link.ahead < changes[0].mark:
