@@ -10,6 +10,7 @@ grouping      what must be one message, and what must come after what          (
 streams       sharing groups out among parallel streams, packing messages      (pure)
 letters       messages as the bus takes them, made when it asks for them       (pure)
 history       what a neighbour lacks of what was there already: when, and how far       (pure)
+  manifest      which item went in which message, small enough to be kept     (pure)
 delivery    publish, one neighbour beside the other, and T2
 receiving   sessions in order, their messages in parallel, what has come
 parts         messages too large for the bus, until all of them is here        (pure)

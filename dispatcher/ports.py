@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
+from dispatcher.manifest import Manifest
 from schemas.stamp import Stamp
 from serializers.keys import Item
 from serializers.message import Version
@@ -228,6 +229,8 @@ class Sent:
     deferred: Sequence[Change] = ()
     """Deletions of the portion that are held back: they become pending."""
     history: Passed | None = None
+    manifest: Manifest | None = None
+    """Which item went in which message; `stamp` is the last of its sessions."""
 
 
 class SendingView(Protocol):
@@ -661,6 +664,10 @@ class Store(Protocol):
     def purge_tombstones(self, mark: int, before: Stamp) -> int:
         """Forgets what was deleted before a moment and has been looked at up to this mark; how many. What is still on
         its way is left."""
+        ...
+
+    def forget_sessions(self) -> None:
+        """Forgets the oldest manifests, of each link so many that KEPT_MAX (dispatcher.manifest) is kept."""
         ...
 
     def streams(self) -> tuple[int | None, int | None]:

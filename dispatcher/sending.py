@@ -31,6 +31,7 @@ from dispatcher.delivery import Delivery, Parcel, Plan
 from dispatcher.events import event
 from dispatcher.grouping import Limits, Phase, group
 from dispatcher.letters import EMPTY, Body, Letters
+from dispatcher.manifest import Manifest, manifest
 from dispatcher.ports import (
     Bus,
     Change,
@@ -646,9 +647,16 @@ class Sender:
         for (nodes, completed), (_, phases) in zip(prepared.classes, prepared.cut, strict=True):
             if first is None or not phases:
                 continue
-            bodies = [self._bodies(phase, prepared.texts) for phase in phases]  # read and packed once for all nodes
+            cut = [self._messages(phase) for phase in phases]
+            texts = prepared.texts
+            bodies = [  # read and packed once for all nodes
+                ([Body.of([texts[item] for item in message]) for message in messages], streams)
+                for messages, streams in cut
+            ]
+            marks = {c.item: c.mark for c in (*completed.drawn, *prepared.loads[nodes[0]].changes)}
+            listed = manifest([messages for messages, _ in cut], marks)
             for node in nodes:
-                parcels[node] = self._parcel(prepared, node, completed, bodies, first)
+                parcels[node] = self._parcel(prepared, node, completed, bodies, first, listed)
         position = prepared.portion.position
         for node, load in prepared.loads.items():
             moves = load.link.position != position or load.settled or load.deferred or prepared.history
@@ -659,11 +667,11 @@ class Sender:
                 parcels[node] = Parcel((), nothing)
         return list(parcels.values())
 
-    def _bodies(self, phase: Phase, texts: Mapping[Item, bytes]) -> tuple[list[Body], int]:
-        """The messages of a session, and the number of streams that they came from."""
+    def _messages(self, phase: Phase) -> tuple[list[list[Item]], int]:
+        """What is in each message of a session, and the number of streams that they came from."""
         streams = split(phase, streams_max=max(1, self.streams_max), items_min=self.settings.stream_items_min)
         messages = [message for stream in streams for message in pack(stream, self._limits)]
-        return [Body.of([texts[item] for g in message for item in g.items]) for message in messages], len(streams)
+        return [[item for g in message for item in g.items] for message in messages], len(streams)
 
     def _parcel(
         self,
@@ -672,6 +680,7 @@ class Sender:
         completed: Completed,
         bodies: Sequence[tuple[list[Body], int]],
         first: Stamp,
+        listed: Manifest,
     ) -> Parcel:
         load, position = prepared.loads[node], prepared.portion.position
         link, after, session = load.link, load.link.last_session, first
@@ -696,6 +705,7 @@ class Sender:
                 settled=load.settled,
                 deferred=load.deferred,
                 history=prepared.history,
+                manifest=listed,
             ),
             streams=max(streams for _, streams in bodies),
             holds=node in prepared.holding,

@@ -5,32 +5,42 @@ Says what review (dispatcher.review) decides, with reasons; it reads and changes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
-from dispatcher.ports import Change, History, NodeView
+from dispatcher.manifest import Went
+from dispatcher.ports import Change, Figures, NodeView
 from dispatcher.review import Facts, facts_of, limited_types
 from node.databases import Database, Held, Story
 from node.histories import everything_since
+from node.opened import open_node
 from node.service import node_view
 from node.waiting import waiting_items
+from schemas.errors import ConfigError, UnavailableError
 from schemas.network import Network
-from schemas.stamp import EARLIEST, digits
+from schemas.stamp import EARLIEST, Stamp, digits
 from schemas.structure import ItemType, Routing, Structure
 from serializers.keys import Item, written
-from serializers.message import Version
+from serializers.message import Version, message_name
+
+NODES_AT_ONCE = 8
+"""Neighbours' databases that are asked side by side."""
 
 
 def explain(network: Network, code: str, database: Database, structure: Structure, item: Item) -> dict[str, Any]:
-    """The story as JSON; `addressees` has for each neighbour the rule, and how far the item is with it;
-    `parked` the messages with it that could not be applied here yet."""
+    """The story as JSON; `addressees` has for each neighbour the rule, how far the item is with it, and with which
+    message it went; `parked` the messages with it that could not be applied here yet, `parked_there` those at the
+    neighbour, null where its database cannot be reached from here."""
     item_type = structure[item.type]
     story = database.story(item)
     figures = database.figures()
-    links = figures.links
-    histories = {one.node: one for one in figures.histories if one.state == "open" and one.joins}
     node = node_view(network.topology, code)
     facts = _facts(database, structure, item, story)
+    rules = {n: _rule(n, node, item, structure, story, facts) for n in node.neighbours}
+    concerned = [n for n in node.neighbours if rules[n] is not None and n != story.source]
+    there = _parked_there(network, item, concerned) if story.stamp is not None else {}
     parked = waiting_items(code, database, structure).get(item, ())
     return {
         "node": code,
@@ -47,8 +57,10 @@ def explain(network: Network, code: str, database: Database, structure: Structur
         "addressees": [
             {
                 "node": neighbour,
-                "rule": _rule(neighbour, node, item, structure, story, facts),
-                "state": _state(neighbour, story, links.get(neighbour, {}), histories.get(neighbour)),
+                "rule": rules[neighbour] or f"not there: {_where(item_type)}",
+                "state": _state(code, neighbour, story, figures, goes=rules[neighbour] is not None),
+                "sent": _sent(code, neighbour, story.went.get(neighbour)),
+                "parked_there": there.get(neighbour),
                 **_held(story.holders.get(neighbour)),
             }
             for neighbour in node.neighbours
@@ -72,7 +84,36 @@ def _held(held: Held | None) -> dict[str, Any]:
     return {"held_since": digits(held.since) if held.since is not None else None, "held_by": "sent"}
 
 
-def _rule(neighbour: str, node: NodeView, item: Item, structure: Structure, story: Story, facts: Facts) -> str:
+def _parked_there(network: Network, item: Item, nodes: Sequence[str]) -> dict[str, list[dict[str, Any]] | None]:
+    """What waits in a neighbour's own parked messages."""
+
+    def ask(node: str) -> list[dict[str, Any]] | None:
+        try:
+            database, structure = open_node(network, node)
+            with closing(database):
+                found = waiting_items(node, database, structure).get(item, ()) if item.type in structure.types else ()
+        except (UnavailableError, ConfigError):
+            return None
+        return [waiting.as_dict() for waiting in found]
+
+    with ThreadPoolExecutor(NODES_AT_ONCE) as executor:
+        return dict(zip(nodes, executor.map(ask, nodes), strict=True))
+
+
+def _sent(code: str, neighbour: str, went: Went | None) -> dict[str, Any] | None:
+    """The session, which is the moment at which it began, and the message with which this version went."""
+    if went is None:
+        return None
+    session = Stamp(went.session)
+    return {
+        "session": digits(session),
+        "number": went.number,
+        "message": message_name(code, neighbour, session, went.number),
+    }
+
+
+def _rule(neighbour: str, node: NodeView, item: Item, structure: Structure, story: Story, facts: Facts) -> str | None:
+    """None where it does not go."""
     item_type = structure[item.type]
     if neighbour == story.source:
         return "it came from there: not sent back"
@@ -86,7 +127,7 @@ def _rule(neighbour: str, node: NodeView, item: Item, structure: Structure, stor
         _right(neighbour, node, item, structure, facts)
         or _owner(neighbour, node, item, structure, facts)
         or _holding(story.holders.get(neighbour))
-        or f"not there: {_where(item_type)}"
+        or None
     )
 
 
@@ -130,25 +171,54 @@ def _where(item_type: ItemType) -> str:
     return "independent, without access: it goes to the parent alone"
 
 
-def _state(neighbour: str, story: Story, link: Mapping[str, Any], history: History | None) -> str:
+def _state(code: str, neighbour: str, story: Story, figures: Figures, *, goes: bool) -> str:
+    """Where the item is on its way to a neighbour."""
+    link = figures.links.get(neighbour, {})
+    position = int(link.get("position") or 0)
     if story.waiting_in_log:
         return "waits for review"
     if story.stamp is None:
         return "has no stamp: it was there before КОД, and has not changed since" if story.exists else "unknown here"
     if neighbour in story.pending_for:
-        return "waits to be sent out of turn"
+        return "waits to be sent out of turn" + _why_still(link)
     if neighbour == story.source:
         return "has it: it came from there"
+    if not goes:
+        return "does not go there"
+    went = _went(code, neighbour, story)
     if neighbour in story.ahead_of:
-        return "was sent ahead of its turn"
-    if history is not None and story.mark <= int(link.get("position") or 0):
-        since = everything_since(history)
-        if since is None or story.stamp < since:
-            return (
-                f"goes by history, from fresh to old (kod history --list): {history.passed} of {history.total} passed"
-            )
-    if story.mark > int(link.get("position") or 0):
-        return "waits to be sent" + (f" (the link stands still: {link['fault']})" if link.get("fault") else "")
-    if story.mark == 0:
-        return "is not to be sent: it was applied when there was nobody to pass it on to"
-    return "reviewed: sent if it goes there"
+        return f"was sent ahead of its turn{went}"
+    if story.mark > position:
+        behind = f"waits to be sent: its mark is {story.mark}, the link has been served up to {position}"
+        return behind + _why_still(link)
+    return _by_history(neighbour, story, figures, position) or (f"sent{went}" if went else _sent_long_ago(story))
+
+
+def _went(code: str, neighbour: str, story: Story) -> str:
+    sent = _sent(code, neighbour, story.went.get(neighbour))
+    return f" in session {sent['session']}, message {sent['message']}" if sent else ""
+
+
+def _why_still(link: Mapping[str, Any]) -> str:
+    return f" (the link stands still: {link['fault']})" if link.get("fault") else ""
+
+
+def _by_history(neighbour: str, story: Story, figures: Figures, position: int) -> str | None:
+    """What an open cursor still comes to; what has no mark, and was brought by one whose sessions are forgotten."""
+    of_all = [one for one in figures.histories if one.node == neighbour and one.type is None and one.down_to is None]
+    for one in of_all:
+        since = everything_since(one)
+        ahead = since is None or (story.stamp is not None and story.stamp < since)
+        if one.state == "open" and one.joins and story.mark <= position and ahead:
+            return f"goes by history, from fresh to old (kod history --list): {one.passed} of {one.total} passed"
+    if story.mark <= 0 and neighbour not in story.went and any(one.state == "done" for one in of_all):
+        return "was brought by history, in a session that is not remembered any more"
+    return None
+
+
+def _sent_long_ago(story: Story) -> str:
+    if story.mark <= 0:
+        return (
+            "has no mark, so it waits for nothing: it goes with what refers to it, when it changes, or by kod history"
+        )
+    return "sent, in a session that is not remembered any more"

@@ -293,6 +293,7 @@ class Service:
                 arrived.set()
 
     def _purge(self) -> None:
+        self.store.forget_sessions()
         self._purging.step({sender: link.confirmed for sender, link in self.receiver.links.items()})
 
     def _look_for_history(self) -> None:

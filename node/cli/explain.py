@@ -23,7 +23,8 @@ from node.report import print_facts, print_json, print_table
 @click.argument("key")
 @click.pass_obj
 def command(call: Call, code: str, as_json: bool, type_name: str, key: str) -> int:
-    """Tells the story of one item: its stamp and version, its addressees and by which rule, where it waits.
+    """Tells the story of one item: its stamp and version, its addressees and by which rule, with which message it went
+    to each, where it waits; also parked at a neighbour, if that one's database can be reached from here.
 
     KEY is a bare value, a JSON array of values, or КОД's array of pairs. Exit 1 if nothing is known of the item."""
     network = call.network(code)
@@ -53,4 +54,6 @@ def command(call: Call, code: str, as_json: bool, type_name: str, key: str) -> i
     print_table(
         ("to", "rule", "state"), [(a["node"], a["rule"], a["state"]) for a in addressees], empty="no neighbours"
     )
+    for at, waiting in [(a["node"], waiting) for a in addressees for waiting in a["parked_there"] or ()]:
+        click.echo(f"waits at {at} in message {waiting['id']}, parked there: {waiting['reason']}")
     return 0 if known else 1

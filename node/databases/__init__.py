@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from dispatcher.manifest import Went
 from dispatcher.ports import Content, Figures, Life, Parked, SendingView, Store
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
@@ -79,6 +80,8 @@ class Story:
     """Neighbours that hold it, or may; only of types that do not go everywhere."""
     pending_for: tuple[str, ...] = ()
     ahead_of: tuple[str, ...] = ()
+    went: Mapping[str, Went] = field(default_factory=dict)
+    """With which message this version went to each neighbour, as far back as that is kept."""
 
 
 class Database(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from dispatcher.manifest import KEPT_MAX, Went, manifest
 from dispatcher.ports import Accepted, Collision, Kept, Letter, Reason, Received, Sent
 from node.databases import Held
 from schemas.errors import ConfigError, MessageError, UnavailableError
@@ -1087,6 +1088,27 @@ def test_the_story_of_an_item(world: StoreWorld) -> None:
     assert (story.pending_for, story.ahead_of) == (("02",), ("02",))
     assert story.holders == {"01": Held(session, None), "02": Held(session, f"{ORDER} [1]")}
     assert not world.database.story(CAROL).exists
+    assert story.went == {}
+
+
+def test_the_story_names_the_message_with_which_an_item_went(world: StoreWorld) -> None:
+    """The newest session of each neighbour; nothing of what went before the item changed again. And sessions are not
+    remembered for ever."""
+    world.execute("INSERT INTO customers (customer_id) VALUES ('A'), ('B')")
+    first, second = world.changes()
+    marks = {c.item: c.mark for c in (first, second)}
+    listed = manifest([[[second.item]], [[CAROL], [first.item]]], {**marks, CAROL: 0})
+    for node, stamp in (("01", 50), ("01", 60), ("02", 70)):
+        world.store.record_sent([Sent(node, 2, Stamp(stamp), messages=3, items=3, manifest=listed)])
+    assert world.database.story(first.item).went == {"01": Went(60, 2), "02": Went(70, 2)}
+    assert world.database.story(second.item).went == {"01": Went(59, 1), "02": Went(69, 1)}
+    world.execute("UPDATE customers SET name = 'x' WHERE customer_id = 'A'")
+    world.changes()
+    assert world.database.story(first.item).went == {}
+    many = manifest([[[CAROL]]], {CAROL: 0})
+    world.store.record_sent([Sent("01", 2, Stamp(80), messages=1, items=KEPT_MAX - 100, manifest=many)])
+    world.store.forget_sessions()
+    assert world.database.story(second.item).went == {"02": Went(69, 1)}
 
 
 def test_one_daemon_at_a_time(world: StoreWorld) -> None:

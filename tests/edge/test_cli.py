@@ -133,10 +133,18 @@ def test_a_change_travels_and_the_commands_agree_about_it(exchanged: Kod) -> Non
             "node": "00",
             "rule": "it came from there: not sent back",
             "state": "has it: it came from there",
+            "sent": None,
+            "parked_there": None,
             "held_since": None,
             "held_by": None,
         }
     ]
+    (there,) = exchanged.json("explain", "--node", "00", "Document.Order", "7")["addressees"]
+    assert there["sent"]["message"] == f"00to01at{there['sent']['session']}-{there['sent']['number']}.json"
+    assert there["state"] == f"sent in session {there['sent']['session']}, message {there['sent']['message']}"
+    exchanged.sql("head", "UPDATE orders SET placed = '2026-11-02'")
+    (there,) = exchanged.json("explain", "--node", "00", "Document.Order", "7")["addressees"]
+    assert there["state"] == "waits for review"
 
 
 def test_status_has_the_contracts_fields_and_types(exchanged: Kod) -> None:
@@ -350,6 +358,8 @@ def test_an_item_in_a_parked_message_waits_and_is_no_difference(kod: Kod) -> Non
     assert (told["id"], told["from"], told["reason"]) == (parked["id"], "00", parked["reason"])
     said = kod.done("explain", "--node", "01", "Catalog.Product", "A1")
     assert f"waits in message {parked['id']} from 00, parked here: {parked['reason']}" in said
+    said = kod.done("explain", "--node", "00", "Catalog.Product", "A1")
+    assert f"waits at 01 in message {parked['id']}, parked there: {parked['reason']}" in said
     assert kod.json("explain", "--node", "01", "Catalog.Product", "A2")["parked"] == []
     found = kod("compare", "--node", "00", "--with", "01", "--repair", "--json")
     compared = json.loads(found.stdout)

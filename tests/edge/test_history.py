@@ -60,6 +60,8 @@ def test_a_new_node_fills_itself_from_fresh_to_old_and_a_killed_daemon_goes_on(m
     assert (ended["state"], ended["reason"]) == ("done", "new neighbour")
     assert before < ended["sent"] <= CUSTOMERS, "it went on where it was"
     network.wait_until_settled()
+    (story,) = (a for a in network.json("explain", "--node", "00", "Catalog.Customer", "000001")["addressees"][1:])
+    assert story["state"] == f"sent in session {story['sent']['session']}, message {story['sent']['message']}"
 
 
 def test_history_on_request_is_listed_waited_for_and_cancelled(make_network: MakeNetwork) -> None:

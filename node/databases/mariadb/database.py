@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from dispatcher.manifest import token, went
 from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story
 from node.databases.mariadb import capture, checking, figures, history, parking, reflection, registers, stamping
@@ -120,7 +121,7 @@ class MariadbDatabase:
             )
             if links:
                 return
-            for table in ("outgoing", "incoming", "received", "ahead", "pending", "presence", "history"):
+            for table in ("outgoing", "incoming", "received", "ahead", "pending", "presence", "history", "sent"):
                 connection.run(f"DELETE FROM kod_{table}")
             connection.run("UPDATE kod_register SET source = NULL")
 
@@ -203,7 +204,7 @@ class MariadbDatabase:
             known = connection.rows("SELECT id FROM kod_types WHERE name = %s", (item.type,))
             if not known:
                 raise ConfigError(f"{item.type} is not known to the registers", hint="kod install")
-            return _story(connection, (known[0][0], item.key.encode()))
+            return _story(connection, item, (known[0][0], item.key.encode()))
 
     @contextmanager
     def looking(self, structure: Structure) -> Iterator[SendingView]:
@@ -359,7 +360,7 @@ def _skip(connection: Connection, stamp: Stamp) -> int:
     return len(skipped | set(marked))
 
 
-def _story(connection: Connection, key: tuple[int, bytes]) -> Story:
+def _story(connection: Connection, item: Item, key: tuple[int, bytes]) -> Story:
     of_item = "WHERE type = %s AND item_key = %s"
     rows = connection.rows(f"SELECT stamp, origin, seen, mark, source, gone FROM kod_register {of_item}", key)
     logged = connection.rows(f"SELECT 1 FROM kod_log {of_item} LIMIT 1", key)
@@ -369,6 +370,11 @@ def _story(connection: Connection, key: tuple[int, bytes]) -> Story:
 
     held = connection.rows(f"SELECT node, since, drawn_by FROM kod_presence {of_item} ORDER BY node", key)
     stamp, origin, seen, mark, source, gone = rows[0] if rows else (None, None, None, 0, None, 0)
+    wanted = token(item, mark)
+    parcels = connection.rows(
+        "SELECT node, session, manifest FROM kod_sent WHERE %s BETWEEN lowest AND highest ORDER BY node, session DESC",
+        (wanted,),
+    )
     return Story(
         exists=bool(rows) and not gone,
         stamp=Stamp(stamp) if stamp is not None else None,
@@ -381,4 +387,5 @@ def _story(connection: Connection, key: tuple[int, bytes]) -> Story:
         holders={node: Held(None if since is None else Stamp(since), drawn) for node, since, drawn in held},
         pending_for=nodes("kod_pending"),
         ahead_of=nodes("kod_ahead"),
+        went=went(((node, session, bytes(packed)) for node, session, packed in parcels), wanted),
     )

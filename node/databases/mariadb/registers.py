@@ -8,6 +8,7 @@
     rights                    items, or types (no key), whose rights may have changed, until they are looked at again
     walks                     how far such a type has been looked at again, by marks, from the largest down
     history                   cursors over what neighbours lack of what was there before
+    sent                      which item went in which message of the latest sessions (dispatcher.manifest)
     outgoing, incoming, received, collisions     the links, and the journal
     parked                    messages that could not be applied yet
     stamps (a view)           type, key, stamp, deleted: for other consumers, the log included
@@ -150,6 +151,14 @@ _TABLES = {
         total BIGINT NOT NULL DEFAULT 0,
         begun BIGINT NOT NULL,
         ended BIGINT""",
+    "kod_sent": f"""
+        {_NODE} NOT NULL,
+        session BIGINT NOT NULL,
+        items BIGINT NOT NULL,
+        lowest BIGINT NOT NULL,
+        highest BIGINT NOT NULL,
+        manifest LONGBLOB NOT NULL,
+        PRIMARY KEY (node, session)""",
     "kod_incoming": f"""
         {_NODE} NOT NULL PRIMARY KEY,
         incarnation BIGINT,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import orjson
 
+from dispatcher.manifest import KEPT_MAX, SESSION_COST
 from dispatcher.ports import (
     Change,
     Figures,
@@ -93,7 +94,7 @@ class MariadbStore:
     def _begin_links(self, connection: Connection, neighbours: Sequence[str]) -> None:
         known = {node for (node,) in connection.rows("SELECT node FROM kod_outgoing")}
         for node in known.difference(neighbours):
-            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history"):
+            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history", "kod_sent"):
                 connection.run(f"DELETE FROM {table} WHERE node = %s", (node,))
         new = [node for node in neighbours if node not in known]
         if new and connection.rows("SELECT 1 FROM kod_register LIMIT 1"):
@@ -233,8 +234,22 @@ class MariadbStore:
             f"INSERT INTO kod_pending (node, type, item_key, mark) VALUES (%s, %s, %s, %s){upsert}",
             self._rows(sent.node, sent.deferred),
         )
+        if sent.manifest is not None:
+            connection.run(
+                "INSERT IGNORE INTO kod_sent (node, session, items, lowest, highest, manifest)"
+                " VALUES (%s, %s, %s, %s, %s, %s)",
+                (sent.node, sent.stamp, sent.items, *sent.manifest),
+            )
         if sent.stamp is not None and sent.messages:
             self._note_session(connection, sent)
+
+    def forget_sessions(self) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.run(
+                "DELETE s FROM kod_sent s JOIN (SELECT node, session,"
+                f" SUM(items + {SESSION_COST}) OVER (PARTITION BY node ORDER BY session DESC) AS later FROM kod_sent) x"
+                f" ON x.node = s.node AND x.session = s.session WHERE x.later > {KEPT_MAX}"
+            )
 
     def _rows(self, node: str, changes: Sequence[Change]) -> list[tuple[str, int, bytes, int]]:
         return [(node, self._type_ids[c.item.type], c.item.key.encode(), c.mark) for c in changes]

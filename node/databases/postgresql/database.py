@@ -10,6 +10,7 @@ import orjson
 import psycopg
 from sqlalchemy.engine import make_url
 
+from dispatcher.manifest import token, went
 from dispatcher.ports import Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story
 from node.databases.postgresql import capture, figures, history, parking, reflection, stamping
@@ -69,6 +70,9 @@ SELECT r.stamp, r.origin, r.seen::text, r.mark, r.source, r.gone,
 FROM (SELECT $1::smallint AS type, $2::text COLLATE "C" AS key) i
 LEFT JOIN kod.register r ON r.type = i.type AND r.key = i.key"""
 
+_PARCELS = """
+SELECT node, session, manifest FROM kod.sent WHERE $1::bigint BETWEEN lowest AND highest ORDER BY node, session DESC"""
+
 _STANDING = """
 SELECT n.incarnation, n.last_session, n.kept_at, n.network, n.told_incarnation, n.told_session, d.oid, d.datname
 FROM kod.node n JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()"""
@@ -80,7 +84,8 @@ UPDATE kod.node SET incarnation = $1::bigint, origin = code || '.' || $1, last_s
 _FORGET_LINKS = """
 WITH outgoing AS (DELETE FROM kod.outgoing), incoming AS (DELETE FROM kod.incoming),
   received AS (DELETE FROM kod.received), ahead AS (DELETE FROM kod.ahead), pending AS (DELETE FROM kod.pending),
-  presence AS (DELETE FROM kod.presence), history AS (DELETE FROM kod.history)
+  presence AS (DELETE FROM kod.presence), history AS (DELETE FROM kod.history),
+  sent AS (DELETE FROM kod.sent)
 UPDATE kod.register SET source = NULL WHERE source IS NOT NULL"""
 
 _COLLISIONS = """
@@ -266,8 +271,10 @@ class PostgresqlDatabase:
             if known is None:
                 raise ConfigError(f"{item.type} is not known to the registers", hint="kod install")
             row = connection.execute(_STORY, (str(known[0]), item.key)).fetchone()
-        assert row is not None
-        stamp, origin, seen, mark, source, gone, logged, holders, pending, ahead = row
+            assert row is not None
+            stamp, origin, seen, mark, source, gone, logged, holders, pending, ahead = row
+            wanted = token(item, mark or 0)
+            parcels = connection.execute(_PARCELS, (str(wanted),)).fetchall()
         return Story(
             exists=stamp is not None and not gone,
             stamp=None if stamp is None else Stamp(stamp),
@@ -283,6 +290,7 @@ class PostgresqlDatabase:
             },
             pending_for=tuple(pending),
             ahead_of=tuple(ahead),
+            went=went(((node, session, bytes(packed)) for node, session, packed in parcels), wanted),
         )
 
     @contextmanager

@@ -7,6 +7,7 @@
     rights     items, or types (no key), whose rights may have changed, until they are looked at again
     walks      how far a type whose rights changed has been looked at again, by marks, from the largest down
     history    cursors over what neighbours lack of what was there before
+    sent       which item went in which message of the latest sessions (dispatcher.manifest)
     collisions the journal; parked: messages that could not be applied yet; triggers: what `kod install` made
 
 The view `stamps` is for others: type, key, stamp, deleted (with what is not folded yet).
@@ -155,6 +156,15 @@ CREATE TABLE kod.pending (
   mark bigint NOT NULL,
   n bigint GENERATED ALWAYS AS IDENTITY,
   PRIMARY KEY (node, type, key)
+);
+CREATE TABLE kod.sent (
+  node text NOT NULL,
+  session bigint NOT NULL,
+  items bigint NOT NULL,
+  lowest bigint NOT NULL,
+  highest bigint NOT NULL,
+  manifest bytea STORAGE EXTERNAL NOT NULL,
+  PRIMARY KEY (node, session)
 );
 CREATE TABLE kod.incoming (
   node text PRIMARY KEY,

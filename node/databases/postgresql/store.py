@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from dispatcher.manifest import KEPT_MAX, SESSION_COST
 from dispatcher.ports import (
     Change,
     Figures,
@@ -77,6 +78,8 @@ WITH old AS (
   DELETE FROM kod.ahead a USING old WHERE a.node = old.node
 ), history AS (
   DELETE FROM kod.history h USING old WHERE h.node = old.node
+), sent AS (
+  DELETE FROM kod.sent s USING old WHERE s.node = old.node
 )
 DELETE FROM kod.pending p USING old WHERE p.node = old.node"""
 
@@ -103,12 +106,23 @@ UPDATE kod.outgoing SET restart = 0 WHERE node = $1"""
 # A commit that is waited for makes durable all that were not. It needs something to write.
 _FLUSH = Statement("SELECT pg_logical_emit_message(true, 'kod', '')")
 
-# $1 node, $2 position, $3 stamp, $4 messages, $5 items, $6 bytes, $7 facts
+# $1 node, $2 position, $3 stamp, $4 messages, $5 items, $6 bytes, $7 facts, $8 $9 $10 manifest
 _SENT = """
+WITH noted AS (
+  INSERT INTO kod.sent (node, session, items, lowest, highest, manifest)
+  SELECT $1, $3::bigint, $5::bigint, $8::bigint, $9::bigint, decode($10, 'hex') WHERE $10 IS NOT NULL
+  ON CONFLICT DO NOTHING
+)
 UPDATE kod.outgoing SET position = greatest(position, $2::bigint), last_session = coalesce($3::bigint, last_session),
   messages = messages + $4::bigint, items = items + $5::bigint, size_bytes = size_bytes + $6::bigint,
   last_session_facts = coalesce($7::json, last_session_facts)
 WHERE node = $1"""
+
+_FORGET_SESSIONS = f"""
+DELETE FROM kod.sent s USING (
+  SELECT node, session, sum(items + {SESSION_COST}) OVER (PARTITION BY node ORDER BY session DESC) AS later
+  FROM kod.sent
+) x WHERE x.node = s.node AND x.session = s.session AND x.later > {KEPT_MAX}"""
 
 _CHANGES = "json_to_recordset($2::json) AS x(t smallint, k text, m bigint)"
 _AHEAD = f"""
@@ -357,7 +371,10 @@ class PostgresqlStore:
             facts = orjson.dumps(names).decode()
         stamp = None if sent.stamp is None else str(sent.stamp)
         numbers = [str(n) for n in (sent.messages, sent.items, sent.size_bytes)]
-        yield Statement(_SENT, (sent.node, str(sent.position), stamp, *numbers, facts))
+        listed: tuple[str | None, ...] = (None, None, None)
+        if sent.manifest is not None:
+            listed = (str(sent.manifest.lowest), str(sent.manifest.highest), sent.manifest.packed.hex())
+        yield Statement(_SENT, (sent.node, str(sent.position), stamp, *numbers, facts, *listed))
         for sql, changes in ((_AHEAD, sent.ahead), (_SETTLED, sent.settled), (_DEFERRED, sent.deferred)):
             if changes:
                 yield Statement(sql, (sent.node, self._changes(changes)))
@@ -365,6 +382,10 @@ class PostgresqlStore:
             yield Statement(history.AHEAD_NO_MORE, (sent.node, str(sent.position)))
         if sent.history is not None:
             yield history.passed(sent.history, self._ids)
+
+    def forget_sessions(self) -> None:
+        with self._connections.connection() as connection:
+            connection.execute(_FORGET_SESSIONS)
 
     def _changes(self, changes: Sequence[Change]) -> str:
         rows = [{"t": self._ids.id(c.item.type), "k": c.item.key, "m": c.mark} for c in changes]

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from dispatcher.manifest import token, went
 from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story
 from node.databases.sqlite import capture, figures, history, parking, reflection, registers, rights
@@ -251,7 +252,7 @@ class SqliteDatabase:
             )
             if links:
                 return
-            for table in ("outgoing", "incoming", "received", "ahead", "pending", "presence", "history"):
+            for table in ("outgoing", "incoming", "received", "ahead", "pending", "presence", "history", "sent"):
                 connection.execute(f"DELETE FROM kod_{table}")
             connection.execute("UPDATE kod_register SET source = NULL")
 
@@ -333,7 +334,7 @@ class SqliteDatabase:
             row = connection.execute("SELECT id FROM kod_types WHERE name = ?", (item.type,)).fetchone()
             if row is None:
                 raise ConfigError(f"{item.type} is not known to the registers of {self._path.name}", hint="kod install")
-            return _story(connection, (row[0], item.key))
+            return _story(connection, item, (row[0], item.key))
 
     @contextmanager
     def looking(self, structure: Structure) -> Iterator[SendingView]:
@@ -568,7 +569,7 @@ def _skip(connection: sqlite3.Connection, stamp: Stamp) -> int:
     return int(logged) + int(marked)
 
 
-def _story(connection: sqlite3.Connection, key: tuple[int, str]) -> Story:
+def _story(connection: sqlite3.Connection, item: Item, key: tuple[int, str]) -> Story:
     row = connection.execute(
         "SELECT stamp, origin, seen, mark, source, gone FROM kod_register WHERE type = ? AND key = ?", key
     ).fetchone()
@@ -582,6 +583,11 @@ def _story(connection: sqlite3.Connection, key: tuple[int, str]) -> Story:
         "SELECT node, since, drawn_by FROM kod_presence WHERE type = ? AND key = ? ORDER BY node", key
     ).fetchall()
     stamp, origin, seen, mark, source, gone = row or (None, None, None, 0, None, 0)
+    wanted = token(item, mark)
+    parcels = connection.execute(
+        "SELECT node, session, manifest FROM kod_sent WHERE ? BETWEEN lowest AND highest ORDER BY node, session DESC",
+        (wanted,),
+    )
     return Story(
         exists=row is not None and not gone,
         stamp=Stamp(stamp) if stamp is not None else None,
@@ -594,4 +600,5 @@ def _story(connection: sqlite3.Connection, key: tuple[int, str]) -> Story:
         holders={node: Held(None if since is None else Stamp(since), drawn) for node, since, drawn in held},
         pending_for=nodes("kod_pending"),
         ahead_of=nodes("kod_ahead"),
+        went=went(parcels, wanted),
     )

@@ -7,6 +7,7 @@
     rights                    items, or types (no key), whose rights may have changed, until they are looked at again
     walks                     how far such a type has been looked at again, by marks, from the largest down
     history                   cursors over what neighbours lack of what was there before
+    sent                      which item went in which message of the latest sessions (dispatcher.manifest)
     outgoing, incoming, received, collisions     the links, and the journal
     parked                    messages that could not be applied yet
     stamps (a view)           type, key, stamp, deleted: for other consumers, the log included
@@ -124,6 +125,14 @@ _TABLES = {
         total INTEGER NOT NULL DEFAULT 0,
         begun INTEGER NOT NULL,
         ended INTEGER)""",
+    "kod_sent": """CREATE TABLE kod_sent (
+        node TEXT NOT NULL,
+        session INTEGER NOT NULL,
+        items INTEGER NOT NULL,
+        lowest INTEGER NOT NULL,
+        highest INTEGER NOT NULL,
+        manifest BLOB NOT NULL,
+        PRIMARY KEY (node, session))""",
     "kod_incoming": """CREATE TABLE kod_incoming (
         node TEXT PRIMARY KEY,
         incarnation INTEGER,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from dispatcher.manifest import KEPT_MAX, SESSION_COST
 from dispatcher.ports import (
     Figures,
     History,
@@ -120,7 +121,7 @@ class SqliteStore:
     def _begin_links(self, connection: sqlite3.Connection, neighbours: Sequence[str]) -> None:
         known = {node for (node,) in connection.execute("SELECT node FROM kod_outgoing")}
         for node in known.difference(neighbours):
-            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history"):
+            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history", "kod_sent"):
                 connection.execute(f"DELETE FROM {table} WHERE node = ?", (node,))
         new = [node for node in neighbours if node not in known]
         if new and connection.execute("SELECT EXISTS (SELECT 1 FROM kod_register)").fetchone()[0]:
@@ -294,8 +295,22 @@ class SqliteStore:
             "ON CONFLICT (node, type, key) DO UPDATE SET mark = max(mark, excluded.mark)",
             [(sent.node, ids[c.item.type], c.item.key, c.mark) for c in sent.deferred],
         )
+        if sent.manifest is not None:
+            connection.execute(
+                "INSERT OR IGNORE INTO kod_sent (node, session, items, lowest, highest, manifest) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (sent.node, sent.stamp, sent.items, *sent.manifest),
+            )
         if sent.stamp is not None and sent.messages:
             self._note_session(connection, sent)
+
+    def forget_sessions(self) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.execute(
+                "DELETE FROM kod_sent WHERE (node, session) IN (SELECT node, session FROM (SELECT node, session, "
+                f"sum(items + {SESSION_COST}) OVER (PARTITION BY node ORDER BY session DESC) AS later FROM kod_sent) "
+                f"WHERE later > {KEPT_MAX})"
+            )
 
     def _note_session(self, connection: sqlite3.Connection, sent: Sent) -> None:
         """The last session over all addressees: those that bear the same stamp are added up."""
