@@ -29,7 +29,7 @@ from dispatcher.ports import (
     Taken,
     Waiting,
 )
-from dispatcher.references import references_of, whole_of
+from dispatcher.references import among, references_of, whole_of
 from dispatcher.settling import (
     Relation,
     born_apart,
@@ -60,6 +60,8 @@ class Held:
     reason: Reason
     supersedes: Sequence[int] = ()
     """Parked messages that bear nothing but an older state of it."""
+    together: bool = False
+    """There may be many like it in a message: they are parked as one."""
 
 
 @dataclass(slots=True)
@@ -92,7 +94,8 @@ class Judge:
     limited: frozenset[str] = frozenset()
     """Types of which the sender has not everything."""
     wary: bool = False
-    """The database has refused the message for a value that must be unique: items with such values are held."""
+    """The database has refused the message, for a value that must be unique or a reference that leads nowhere: items
+    with such are held."""
 
 
 def apply(
@@ -125,7 +128,7 @@ def apply(
         for target in whole_of(judge.structure[item.type], new.value, judge.structure)
     }
     local = view.lock(list(incoming), beside=sorted(beside - incoming.keys()))
-    decided = decide(incoming, local, view, sender, judge, orphans or {})
+    decided = decide(incoming, local, view, sender, judge, orphans or {}, reference_wins=reference_wins)
     if reference_wins:
         spare(decided, incoming, local, view, sender, judge.origin)
     if decided.answers:  # before anything makes the sender a holder of it
@@ -205,6 +208,8 @@ def decide(
     sender: str,
     judge: Judge,
     orphans: Mapping[Item, Version],
+    *,
+    reference_wins: bool = False,
 ) -> Decided:
     decided = Decided()
     relations = {item: relation(local.get(item), judge.origin, new.version, new.seen) for item, new in incoming.items()}
@@ -212,7 +217,7 @@ def decide(
         relations[item] = _uncrossed(item, incoming[item], local[item], sender, judge)
     concurrent = [item for item, how in relations.items() if how is Relation.CONCURRENT]
     texts = view.contents(concurrent) if concurrent else {}
-    held = _held(incoming, local, relations, texts, view, judge)
+    held = _held(incoming, local, relations, texts, view, sender, judge, reference_wins=reference_wins)
     for item, new in incoming.items():
         here = local.get(item)
         if item in orphans:
@@ -252,6 +257,7 @@ class Waits(NamedTuple):
     """Another one was born under its key."""
     tells: Sequence[Item] = ()
     """What the sender has to have to see the same at its end."""
+    together: bool = False
 
 
 def _held(
@@ -260,7 +266,10 @@ def _held(
     relations: Mapping[Item, Relation],
     texts: Mapping[Item, bytes | None],
     view: ReceivingView,
+    sender: str,
     judge: Judge,
+    *,
+    reference_wins: bool,
 ) -> dict[Item, Waits]:
     held: dict[Item, Waits] = _duplicates(incoming, relations, view, judge) if judge.wary else {}
     for item, new in incoming.items():
@@ -278,9 +287,92 @@ def _held(
             and not _same(item, texts.get(item), new, judge.structure)
         ):
             held[item] = Waits(_two_births(item, new, here, judge.origin), apart=True, tells=(item,))
+    staying = _staying(incoming, local, relations, sender, judge)
+    held |= _dangling({i: new for i, new in incoming.items() if i not in held}, local, staying, view, judge)
     if held or judge.waiting:
         _hold_dependents(held, incoming, local, relations, view, judge)
+    if not reference_wins:
+        held |= _still_referred(incoming, local, staying | held.keys(), view, judge)
     return held
+
+
+def _staying(
+    incoming: Mapping[Item, Incoming],
+    local: Mapping[Item, Local],
+    relations: Mapping[Item, Relation],
+    sender: str,
+    judge: Judge,
+) -> set[Item]:
+    """Items that will be after the message what they are here now: it brings nothing new of them, or loses. Asked for
+    only where references are looked at."""
+    if not (judge.wary or judge.structure.unchecked):
+        return set()
+    staying = {item for item in incoming if relations[item] is Relation.REPEAT}
+    for item, new in incoming.items():
+        version = local_version(local[item], judge.origin) if relations[item] is Relation.CONCURRENT else None
+        policy = judge.structure[item.type].collision
+        wins = version is None or incoming_wins(policy, version, new.version, from_parent=sender == judge.node.parent)
+        if not wins:
+            staying.add(item)
+    return staying
+
+
+def _dangling(
+    incoming: Mapping[Item, Incoming],
+    local: Mapping[Item, Local],
+    staying: set[Item],
+    view: ReceivingView,
+    judge: Judge,
+) -> dict[Item, Waits]:
+    """Items with a reference to what is not here and does not come with them: where the database does not see to it,
+    or has refused the message for it."""
+    structure = judge.structure
+    targets: dict[Item, frozenset[Item]] = {}
+    for item, new in incoming.items():
+        if new.value is None or item in staying or not (judge.wary or item.type in structure.unchecked):
+            continue
+        item_type = structure[item.type]
+        references = item_type.controlled if judge.wary else item_type.unchecked
+        targets[item] = among(item_type, references, new.value, structure) - {item}
+    asked = {target for of_item in targets.values() for target in of_item}
+    if not asked:
+        return {}
+    here = set(view.there(sorted(asked - incoming.keys()))) if asked - incoming.keys() else set()
+    for target in asked & incoming.keys():
+        exists = target in local and local[target].exists
+        if exists if target in staying else incoming[target].value is not None:
+            here.add(target)
+    held = {}
+    for item, of_item in targets.items():
+        missing = sorted(of_item - here)
+        if missing:
+            tells = [target for target in missing if target not in incoming and target.type not in judge.limited]
+            held[item] = Waits(_leads_nowhere(item, missing), tells=tells, together=True)
+    return held
+
+
+def _still_referred(
+    incoming: Mapping[Item, Incoming],
+    local: Mapping[Item, Local],
+    staying: set[Item],
+    view: ReceivingView,
+    judge: Judge,
+) -> dict[Item, Waits]:
+    """Deletions of what rows here refer to, likewise. `staying`: items that the message does not write."""
+    deletions = [
+        item
+        for item, new in incoming.items()
+        if new.value is None
+        and item not in staying
+        and (judge.wary or item.type in judge.structure.unchecked_targets)
+        and item in local
+        and local[item].exists
+    ]
+    if not deletions:
+        return {}
+    written = [item for item in incoming if item not in staying]
+    referred = view.referred(deletions, besides=written, only_unchecked=not judge.wary)
+    return {item: Waits(_needed(item), together=True) for item in deletions if item in referred}
 
 
 def _duplicates(
@@ -375,6 +467,15 @@ def _behind(item: Item, behind: Sequence[Item]) -> Reason:
     return Reason(f"{item.type} {item.key}: it refers to {names}, which waits itself", tuple(behind))
 
 
+def _leads_nowhere(item: Item, missing: Sequence[Item]) -> Reason:
+    names = ", ".join(f"{target.type} {target.key}" for target in missing[:3]) + (" …" if len(missing) > 3 else "")
+    return Reason(f"{item.type} {item.key}: a reference to an item that is not there; not here: {names}", missing)
+
+
+def _needed(item: Item) -> Reason:
+    return Reason(f"{item.type} {item.key} is to be deleted, and items here still refer to it")
+
+
 def _hold(decided: Decided, item: Item, new: Incoming, waits: Waits, waiting: Sequence[Waiting]) -> None:
     older = []
     for parked in waiting:
@@ -386,7 +487,7 @@ def _hold(decided: Decided, item: Item, new: Incoming, waits: Waits, waiting: Se
                 return
             if len(parked.items) == 1 and has_seen(new.version, new.seen, one.version):
                 older.append(parked.id)
-    decided.held.append(Held(ParkedItem(item, new.version, waits.apart), new, waits.reason, older))
+    decided.held.append(Held(ParkedItem(item, new.version, waits.apart), new, waits.reason, older, waits.together))
     decided.answers.extend(told for told in waits.tells if told not in decided.answers)
 
 

@@ -21,7 +21,7 @@ from dispatcher.events import event
 from dispatcher.ports import Clock, Letter, NodeView, Parked, ParkedItem, Reason, ReceivingView, Store
 from dispatcher.references import references_of
 from dispatcher.review import limited_from
-from schemas.errors import ConflictError, DuplicateError, MessageError
+from schemas.errors import ConflictError, DanglingError, DuplicateError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp
 from schemas.structure import Structure
@@ -90,14 +90,25 @@ class Parking:
         return reason
 
     def hold(self, letter: Letter, message: Message, held: Sequence[Held], view: ReceivingView) -> None:
-        """Keeps the items of a message that have to wait by themselves."""
-        for one in held:
-            position = next(n for n, incoming in enumerate(message.items) if incoming is one.incoming)
-            view.park(Letter(letter.node, letter.name, only(letter.payload, [position])), one.reason, [one.item])
-            for older in one.supersedes:
-                view.unpark(older)
-            event(log, logging.WARNING, "item parked", node=letter.node, message=letter.name, reason=one.reason.text)
-        self._waiting |= bool(held)
+        """Keeps the items of a message that have to wait by themselves: each alone, so that it is healed alone, but for
+        those of whom there may be many."""
+        if not held:
+            return
+        places = {id(incoming): n for n, incoming in enumerate(message.items)}
+        together = [one for one in held if one.together]
+        for those in ([one] for one in held if not one.together):
+            self._hold(letter, those, places, view)
+        if together:
+            self._hold(letter, together, places, view)
+        self._waiting = True
+
+    def _hold(self, letter: Letter, held: Sequence[Held], places: Mapping[int, int], view: ReceivingView) -> None:
+        payload = only(letter.payload, [places[id(one.incoming)] for one in held])
+        reason = _reason_of(held)
+        view.park(Letter(letter.node, letter.name, payload), reason, [one.item for one in held])
+        for older in dict.fromkeys(older for one in held for older in one.supersedes):
+            view.unpark(older)
+        event(log, logging.WARNING, "item parked", node=letter.node, message=letter.name, reason=reason.text)
 
     def _why(
         self, error: MessageError, items: Mapping[Item, Incoming], view: ReceivingView, sender: str
@@ -248,7 +259,7 @@ class Parking:
                 judge = self.judge(sender, view, parked, any_stamp=asked, wary=wary)
                 decided = apply(message, view, judge, reference_wins=reference_wins, proves=proves, orphans=orphans)
                 if decided.held and (len(parked) > 1 or len(decided.held) == len(message.items)):
-                    raise _HeldError(decided.held[0].reason)
+                    raise _HeldError(_reason_of(decided.held))
                 for one in parked:
                     view.unpark(one.id)
                 self.hold(Letter(sender, parked[0].name, parked[0].payload), message, decided.held, view)
@@ -260,7 +271,8 @@ class Parking:
                 self._store.parked_again(parked[0].id, error.reason)
             return False
         except MessageError as error:
-            if isinstance(error, DuplicateError) and not wary:
+            dangling = isinstance(error, DanglingError) and sum(len(one.items) for one in messages) > 1
+            if (isinstance(error, DuplicateError) or dangling) and not wary:
                 return self._try(parked, reference_wins=reference_wins, orphans=orphans, wary=True)
             if len(parked) == 1:
                 self._store.parked_again(parked[0].id, self._why_again(parked[0], error, limited))
@@ -275,6 +287,14 @@ class Parking:
             return Reason(parked.reason)
         with self._store.receiving(parked.node, forward=self._node.forwards, limited=limited) as view:
             return self._why(error, self._items(parked.payload), view, parked.node)[0]
+
+
+def _reason_of(held: Sequence[Held]) -> Reason:
+    """The first one's, and that there are more; what any of them waits for."""
+    if len(held) == 1:
+        return held[0].reason
+    waits_for = sorted({target for one in held for target in one.reason.waits_for})
+    return Reason(f"{held[0].reason.text} (and {len(held) - 1} more items like it)", waits_for)
 
 
 class _HeldError(Exception):

@@ -334,6 +334,11 @@ class SendingView(Protocol):
         """What the register has of these items; those without an entry are absent."""
         ...
 
+    def dangling(self, items: Sequence[Item]) -> Mapping[Item, str]:
+        """Those of `items` with a required reference that leads nowhere and to which the database does not see: the
+        names of its columns and of its target's type."""
+        ...
+
     def contents(self, items: Sequence[Item]) -> Iterator[Content]:
         """The items' values from this snapshot, in the order asked for."""
         ...
@@ -515,8 +520,15 @@ class ReceivingView(Protocol):
 
     def unpark(self, parked_id: int) -> None: ...
 
-    def referred(self, items: Sequence[Item], *, besides: Sequence[Item]) -> frozenset[Item]:
-        """Those of `items` to which rows of other items here (but for `besides`) refer, whoever checks it."""
+    def there(self, items: Sequence[Item]) -> frozenset[Item]:
+        """Those of `items`, of types with a table, that are here; they are not deleted before the transaction ends."""
+        ...
+
+    def referred(
+        self, items: Sequence[Item], *, besides: Sequence[Item], only_unchecked: bool = False
+    ) -> frozenset[Item]:
+        """Those of `items` to which rows of other items here (but for `besides`) refer, whoever checks it.
+        `only_unchecked`: by references to which the database does not see."""
         ...
 
     def touch(self, items: Sequence[Item]) -> None:

@@ -28,7 +28,7 @@ from dispatcher.parking import Parking
 from dispatcher.parts import Parts
 from dispatcher.ports import Bus, Clock, Incoming, Letter, Life, NodeView, Received, Store
 from dispatcher.review import limited_from
-from schemas.errors import ConflictError, DuplicateError, IdentityError, MessageError, UnavailableError
+from schemas.errors import ConflictError, DanglingError, DuplicateError, IdentityError, MessageError, UnavailableError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits, from_digits
 from schemas.structure import Structure
@@ -464,9 +464,9 @@ class Link:
     def _apply_all(self, todo: Sequence[Arrived], *, completing: Arrived | None) -> None:
         """Applies messages of one session in parallel, the largest first; what cannot be applied is parked."""
         failed = self._apply_parallel(todo, completing)
-        duplicates = any(isinstance(error, DuplicateError) for _, error in failed)
-        if failed and (len(failed) < len(todo) or duplicates):  # it may have needed what others of the session brought
-            failed = self._apply_parallel([arrived for arrived, _ in failed], completing, wary=duplicates)
+        wary = any(isinstance(error, DuplicateError | DanglingError) for _, error in failed)
+        if failed and (len(failed) < len(todo) or wary):  # it may have needed what others of the session brought
+            failed = self._apply_parallel([arrived for arrived, _ in failed], completing, wary=wary)
         for arrived, error in failed:
             self._park(arrived, error, completing)
             self._done([arrived])
@@ -476,7 +476,8 @@ class Link:
     def _apply_parallel(
         self, todo: Sequence[Arrived], completing: Arrived | None, *, wary: bool = False
     ) -> list[tuple[Arrived, MessageError]]:
-        """`wary`: holds items whose unique values others here have (dispatcher.applying)."""
+        """`wary`: holds items whose unique values others here have, or whose references lead nowhere
+        (dispatcher.applying)."""
         ordered = sorted(todo, key=lambda arrived: -len(arrived.letter.payload))
         if len(ordered) == 1 or self.slots.limit <= 1:
             outcomes = [self._try(arrived, completing, wary) for arrived in ordered]

@@ -18,6 +18,13 @@ def references_of(item_type: ItemType, value: Mapping[str, Any], structure: Stru
     return frozenset(_among(item_type, item_type.references, value, structure))
 
 
+def among(
+    item_type: ItemType, references: Sequence[Reference], value: Mapping[str, Any], structure: Structure
+) -> frozenset[Item]:
+    """As `references_of`, by some of the type's references."""
+    return frozenset(_among(item_type, references, value, structure))
+
+
 def whole_of(item_type: ItemType, value: Mapping[str, Any], structure: Structure) -> frozenset[Item]:
     """Those of them whose types have sections: their root rows are locked against everybody while they are written."""
     references = [

@@ -571,7 +571,25 @@ class Sender:
         self._settle_what_goes(view, loads, result)
         drawn = {c.item: c for _, completed in result for c in completed.drawn if c.item not in texts}
         texts.update((change.item, text) for change, text in self._texts(view, list(drawn.values())))
+        if self.structure.unchecked:
+            self._report_dangling(view, [item for item in texts if item.type in self.structure.unchecked])
         return result
+
+    def _report_dangling(self, view: SendingView, items: Sequence[Item]) -> None:
+        """What dangles here has to wait where it arrives; the place to mend it is here."""
+        found: dict[tuple[str, str], list[Item]] = {}
+        for item, reference in view.dangling(items).items():
+            found.setdefault((item.type, reference), []).append(item)
+        for (name, reference), those in found.items():
+            event(
+                log,
+                logging.WARNING,
+                "reference leads nowhere",
+                type=name,
+                reference=reference,
+                objects=len(those),
+                first=those[0].key,
+            )
 
     def _settle_what_goes(
         self, view: SendingView, loads: Mapping[str, Load], classes: Sequence[tuple[tuple[str, ...], Completed]]

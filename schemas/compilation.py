@@ -437,9 +437,27 @@ def _sections(
         _check_undescribed(described.properties, table, _of_section(settings, described.name), of_section, linked)
         by_key = tuple(c for c in table.primary_key if c not in linked)
         sections.append(
-            Section(described.name, table.name, fields, link, table.primary_key, (order,) if order else by_key)
+            Section(
+                described.name,
+                table.name,
+                fields,
+                link,
+                table.primary_key,
+                (order,) if order else by_key,
+                _uniques_across(table, fields, linked),
+            )
         )
     return tuple(sections)
+
+
+def _uniques_across(table: Table, fields: Iterable[Field], linked: Collection[str]) -> tuple[tuple[str, ...], ...]:
+    """What is unique in a section beyond its object. (A row whose whole key another object has moves over.)"""
+    travelling = {f.column.name for f in fields if f.column is not None}
+    return tuple(
+        u
+        for u in table.uniques
+        if set(u) <= travelling and not set(u) >= set(linked) and set(u) != set(table.primary_key)
+    )
 
 
 def _references(

@@ -62,6 +62,10 @@ class DuplicateError(MessageError):
     """A value that has to be unique is taken by another item."""
 
 
+class DanglingError(MessageError):
+    """A reference would lead nowhere: its target is not there, or is to go."""
+
+
 class ConflictError(KodError):
     """A deadlock, a lock time-out or a serialisation failure: the transaction may be tried again as it was."""
 

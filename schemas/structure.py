@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -50,6 +50,8 @@ class Section:
     """Columns, link columns among them; empty when the table has none (rows are then replaced whole)."""
     order: tuple[str, ...]
     """Columns in whose order the rows travel; may be empty."""
+    uniques: tuple[tuple[str, ...], ...] = ()
+    """Columns that travel and in which rows of different objects must not be equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ class Reference:
     owner: bool = False
     enforced: bool = True
     """The database checks it (a foreign key)."""
+
+    def __str__(self) -> str:
+        columns = ", ".join(self.columns)
+        return f"{self.section}.{columns} -> {self.target}" if self.section else f"{columns} -> {self.target}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,16 @@ class ItemType:
         return tuple(f.name for f in self.key)
 
     @cached_property
+    def controlled(self) -> tuple[Reference, ...]:
+        """References that must not lead nowhere."""
+        return tuple(r for r in self.references if r.required or r.enforced)
+
+    @cached_property
+    def unchecked(self) -> tuple[Reference, ...]:
+        """Those of them to which no database sees."""
+        return tuple(r for r in self.references if r.required and not r.enforced)
+
+    @cached_property
     def owner_reference(self) -> Reference | None:
         return next((r for r in self.references if r.owner), None)
 
@@ -135,6 +151,25 @@ class Structure:
 
     def __getitem__(self, name: str) -> ItemType:
         return self.types[name]
+
+    def references_to(self, target: str) -> Iterator[tuple[ItemType, Reference]]:
+        """By which tables here refer to a type's."""
+        for item_type in self.types.values():
+            if item_type.table is not None:
+                yield from ((item_type, r) for r in item_type.references if r.target == target)
+
+    def unchecked_to(self, target: str) -> Iterator[tuple[ItemType, Reference]]:
+        return ((t, r) for t, r in self.references_to(target) if r in t.unchecked)
+
+    @cached_property
+    def unchecked(self) -> frozenset[str]:
+        """Types with references that nobody but the daemon checks."""
+        return frozenset(t.name for t in self.types.values() if t.table is not None and t.unchecked)
+
+    @cached_property
+    def unchecked_targets(self) -> frozenset[str]:
+        """Types to which such references lead."""
+        return frozenset(r.target for name in self.unchecked for r in self.types[name].unchecked)
 
     @cached_property
     def owning(self) -> frozenset[str]:

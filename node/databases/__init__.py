@@ -10,6 +10,7 @@
     sending      dispatcher.ports.SendingView
     receiving    dispatcher.ports.ReceivingView
     store        dispatcher.ports.Store
+    dangling     (shared) references that lead nowhere
     parked       (shared) what is kept of a parked message beside its bytes
     database     Database: what install, check, status and the other commands need
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from node.databases.dangling import dangling
 from node.databases.mariadb import capture, registers, rights
 from node.databases.mariadb.connection import Connection
 from node.databases.mariadb.lexical import Form, quoted
@@ -33,7 +34,7 @@ def check(connection: Connection, structure: Structure) -> list[Mismatch]:
     for item_type in structure.types.values():
         if item_type.table in tables and item_type.table is not None:
             found += _type(connection, item_type, tables)
-    return found
+    return [*found, *dangling(structure, lambda sql: int(connection.one(sql)[0]), quoted, quoted_table)]
 
 
 def _note(type_name: str, prop: str | None, text: str, hint: str = "", effect: str = "note") -> Mismatch:

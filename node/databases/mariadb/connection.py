@@ -17,7 +17,15 @@ import pymysql
 from pymysql.constants import CLIENT
 from sqlalchemy.engine import URL, make_url
 
-from schemas.errors import ConfigError, ConflictError, DuplicateError, KodError, MessageError, UnavailableError
+from schemas.errors import (
+    ConfigError,
+    ConflictError,
+    DanglingError,
+    DuplicateError,
+    KodError,
+    MessageError,
+    UnavailableError,
+)
 
 Row = tuple[Any, ...]
 
@@ -303,9 +311,9 @@ def translate(error: pymysql.err.Error) -> KodError:
     if code in (DUPLICATE, 1586):
         return DuplicateError(f"another row has the same value already: {_unique(text)} (unique)")
     if code in IS_REFERRED_TO:
-        return MessageError(f"rows still refer to it: {_constraint(text)} (foreign key)")
+        return DanglingError(f"rows still refer to it: {_constraint(text)} (foreign key)")
     if code in REFERS_TO_NOTHING:
-        return MessageError(f"a row that it refers to is not there: {_constraint(text)} (foreign key)")
+        return DanglingError(f"a row that it refers to is not there: {_constraint(text)} (foreign key)")
     if code in _MEANINGS:
         return MessageError(f"{_column(text)}: {_MEANINGS[code]}")
     return MessageError(f"the database refuses a statement ({code}): {_without_values(text)}", hint="kod check")

@@ -192,13 +192,15 @@ class Reading:
         reading = self.types.get(type_name)
         return reading is not None and reading.item_type.table is not None
 
-    def existing(self, items: Sequence[Item]) -> frozenset[Item]:
-        """Those of `items` that have a row in their table (a type without a table: that are kept and not gone)."""
+    def existing(self, items: Sequence[Item], *, locked: bool = False) -> frozenset[Item]:
+        """Those of `items` that have a row in their table (a type without a table: that are kept and not gone).
+        `locked`: it stays until the transaction ends."""
         found: set[Item] = set()
         for type_name, of_type in by_type(items).items():
             if self.has_table(type_name):
                 reading = self.ask_typed(type_name, of_type)
-                found.update(of_type[n] for (n,) in self._connection.rows(reading.existing))
+                share = " LOCK IN SHARE MODE" if locked else ""
+                found.update(of_type[n] for (n,) in self._connection.rows(reading.existing + share))
             else:
                 self.ask(of_type)
                 kept = f"SELECT k.n FROM {REGISTERED} WHERE NOT g.gone"

@@ -284,8 +284,14 @@ class MariadbReceivingView:
     def unpark(self, parked_id: int) -> None:
         parking.unpark(self._connection, parked_id)
 
-    def referred(self, items: Sequence[Item], *, besides: Sequence[Item]) -> frozenset[Item]:
-        return parking.referred(self._reading, self._connection, self._structure, items, besides)
+    def there(self, items: Sequence[Item]) -> frozenset[Item]:
+        return self._reading.existing(items, locked=True)
+
+    def referred(
+        self, items: Sequence[Item], *, besides: Sequence[Item], only_unchecked: bool = False
+    ) -> frozenset[Item]:
+        wanted = Structure.unchecked_to if only_unchecked else Structure.references_to
+        return parking.referred(self._reading, self._connection, self._structure, items, besides, wanted)
 
     def touch(self, items: Sequence[Item]) -> None:
         self._connection.many(

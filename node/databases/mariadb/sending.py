@@ -21,6 +21,7 @@ from dispatcher.ports import (
     Place,
     Tie,
 )
+from node.databases.dangling import leads_nowhere
 from node.databases.mariadb import rights
 from node.databases.mariadb.connection import Connection, Row
 from node.databases.mariadb.folding import fold
@@ -307,6 +308,21 @@ class MariadbSendingView:
         self._reading.ask(items)
         changes = self._changes(self._connection.rows(f"SELECT {_CHANGE} FROM {REGISTERED}"))
         return {change.item: change for change in changes}
+
+    def dangling(self, items: Sequence[Item]) -> Mapping[Item, str]:
+        found: dict[Item, str] = {}
+        for type_name, of_type in by_type(items).items():
+            for reference in self._structure[type_name].unchecked if self._reading.has_table(type_name) else ():
+                target = self._structure.types.get(reference.target)
+                if target is None or target.table is None:
+                    continue
+                rows = self._reading.ask_typed(type_name, of_type).source_of(reference)
+                nowhere = leads_nowhere(
+                    reference, target.table, "s" if reference.section else "r", quoted, quoted_table
+                )
+                for (n,) in self._connection.rows(f"SELECT DISTINCT k.n FROM {rows} WHERE {nowhere}"):
+                    found.setdefault(of_type[n], str(reference))
+        return found
 
     def contents(self, items: Sequence[Item]) -> Iterator[Content]:
         return self._reading.contents(items)

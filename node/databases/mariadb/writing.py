@@ -27,7 +27,7 @@ from node.databases.mariadb.reflection import quoted_table, reflect
 from node.databases.mariadb.staging import Staging
 from node.databases.mariadb.triggers import edges
 from node.databases.mariadb.uniqueness import Uniqueness
-from schemas.errors import ConflictError, MessageError
+from schemas.errors import ConflictError, DanglingError, MessageError
 from schemas.structure import ItemType, Reference, Section, Structure
 from schemas.tables import Table
 from serializers.keys import Item, key_text
@@ -96,7 +96,31 @@ class TypeWriting:
             )
             properties = tuple(names[column] for column in unique)
             found += [Taken(properties, Item(item.type, key)) for (key,) in rows if key != item.key]
+        for section, _, staging in self.sections:
+            found += self._taken_in_section(connection, item, section, staging, value.get(section.name))
         return found
+
+    def _taken_in_section(
+        self, connection: Connection, item: Item, section: Section, staging: Staging, rows: Any
+    ) -> list[Taken]:
+        found: dict[Taken, None] = {}
+        names = {column: name for name, column in staging.column_of.items()}
+        linked = " AND ".join(f"s.{quoted(own)} = r.{quoted(theirs)}" for own, theirs in section.link)
+        joined = f"SELECT {self.reading.key_of_row('r')} FROM {staging.table} s JOIN {self.reading.table} r ON {linked}"
+        for values in rows if section.uniques and isinstance(rows, list) else ():
+            try:
+                row = staging.stored_values(values)
+            except (ValueError, TypeError):
+                continue
+            for unique in section.uniques:
+                if any(row.get(column) is None for column in unique):
+                    continue
+                same = " AND ".join(f"s.{quoted(column)} = {placeholder(staging.form_of[column])}" for column in unique)
+                properties = tuple(f"{section.name}.{names[column]}" for column in unique)
+                for (key,) in connection.rows(f"{joined} WHERE {same}", [row[column] for column in unique]):
+                    if key != item.key:
+                        found[Taken(properties, Item(item.type, key))] = None
+        return list(found)
 
 
 class Writing:
@@ -449,7 +473,7 @@ class Writing:
             self._reading.ask_typed(target, items)
             for n, key in self._connection.rows(referring(self._reading, target, source, reference)):
                 if Item(source, key) not in deleted:
-                    raise MessageError(
+                    raise DanglingError(
                         f"{target} {items[n].key} cannot be deleted: {source} {key} still refers to it",
                         hint=f"delete that, or change its {', '.join(reference.columns)}",
                     )

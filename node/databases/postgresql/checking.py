@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from node.databases.dangling import dangling
 from node.databases.postgresql import capture, rights
 from node.databases.postgresql.connecting import Connection
 from node.databases.postgresql.references import LACKS_SILENCE
-from node.databases.postgresql.reflection import quoted_table
+from node.databases.postgresql.reflection import quoted, quoted_table
 from schemas.errors import ConfigError
 from schemas.structure import ItemType, Mismatch, Routing, Structure
 
@@ -27,7 +28,15 @@ SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.i
 
 
 def check(connection: Connection, structure: Structure) -> list[Mismatch]:
-    return [*_server(connection), *_triggers(connection, structure), *_types(connection, structure)]
+    def count(sql: str) -> int:
+        return int((connection.execute(sql).fetchone() or (0,))[0])
+
+    return [
+        *_server(connection),
+        *_triggers(connection, structure),
+        *_types(connection, structure),
+        *dangling(structure, count, quoted, quoted_table),
+    ]
 
 
 def _note(type_name: str, prop: str | None, text: str, hint: str = "", effect: str = "note") -> Mismatch:

@@ -16,7 +16,15 @@ from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy.engine import URL, make_url
 
 from node.databases.postgresql.pipeline import Connection, Row, Statement
-from schemas.errors import ConfigError, ConflictError, DuplicateError, KodError, MessageError, UnavailableError
+from schemas.errors import (
+    ConfigError,
+    ConflictError,
+    DanglingError,
+    DuplicateError,
+    KodError,
+    MessageError,
+    UnavailableError,
+)
 
 __all__ = [
     "Connection",
@@ -284,7 +292,9 @@ def translate(error: psycopg.Error) -> KodError:
     if state[:2] in ("22", "23"):
         where = ".".join(filter(None, (diagnosis.table_name, diagnosis.column_name))) or "the database"
         constraint = f" (constraint {diagnosis.constraint_name})" if diagnosis.constraint_name else ""
-        kind = UnreadableError if state[:2] == "22" and not diagnosis.column_name else MessageError
+        kind: type[MessageError] = DanglingError if state == "23503" else MessageError
+        if state[:2] == "22" and not diagnosis.column_name:
+            kind = UnreadableError
         return kind(f"{where}{constraint}: {_MEANINGS.get(state, _title(error))}")
     if state == "42501":
         return ConfigError(f"the role lacks a right: {_first_line(error)}", hint="grant it to the role in nodes.yaml")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from node.databases.postgresql.reading import matches
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import NOW_MS
 from schemas.stamp import Stamp
-from schemas.structure import Field, ItemType, Reference, Structure
+from schemas.structure import Field, ItemType, Reference, Section, Structure
 from schemas.tables import Table
 from serializers.keys import Item
 
@@ -72,36 +72,79 @@ def taken(
             if len(fields) == len(unique) and whole:
                 values_of = [{"kod_n": n, **{f.name: values[i][f.name] for f in fields}} for n, i in enumerate(whole)]
                 text = orjson.dumps(values_of).decode()
-                asked.append((whole, fields, Statement(_having(item_type, fields), (text,))))
+                asked.append((whole, [f.name for f in fields], Statement(_having(item_type, fields), (text,))))
+        for section in item_type.sections if item_type.table is not None else ():
+            fields_of = {f.column.name: f for f in section.fields if f.column is not None}
+            for unique in section.uniques:
+                fields = [fields_of[column] for column in unique]
+                values_of = [
+                    {"kod_n": n, **{f.name: row[f.name] for f in fields}}
+                    for n, i in enumerate(of_type)
+                    for row in values[i].get(section.name) or ()
+                    if all(row.get(f.name) is not None for f in fields)
+                ]
+                if values_of:
+                    having = Statement(_having(item_type, fields, section), (orjson.dumps(values_of).decode(),))
+                    asked.append((of_type, [f"{section.name}.{f.name}" for f in fields], having))
     results = transaction.run(*(statement for _, _, statement in asked)) if asked else []
-    for (whole, fields, _), rows in zip(asked, results, strict=True):
-        for number, key in rows:
+    for (whole, names_of, _), rows in zip(asked, results, strict=True):
+        for number, key in dict.fromkeys(rows):
             if key != whole[number].key:
-                properties = tuple(f.name for f in fields)
-                found.setdefault(whole[number], []).append(Taken(properties, Item(whole[number].type, key)))
+                found.setdefault(whole[number], []).append(Taken(tuple(names_of), Item(whole[number].type, key)))
     return found
 
 
-def _having(item_type: ItemType, fields: Sequence[Field]) -> str:
-    """SELECT number, key of the items that have the values of $1 in these columns."""
+def _having(item_type: ItemType, fields: Sequence[Field], section: Section | None = None) -> str:
+    """SELECT number, key of the items that have the values of $1 in these columns, of their own or of a section."""
     assert item_type.table is not None
+    rows, row = f"{quoted_table(item_type.table)} t", "t"
+    if section is not None:
+        link = " AND ".join(f"s.{quoted(own)} = t.{quoted(theirs)}" for own, theirs in section.link)
+        rows, row = f"({quoted_table(section.table)} s JOIN {rows} ON {link})", "s"
     described, same = ["kod_n integer"], []
     for f in fields:
         assert f.column is not None
         described.append(f"{quoted(f.name)} {recordset_type(f.column, f.prop)}")
-        same.append(f"t.{quoted(f.column.name)} = {from_recordset(f'x.{quoted(f.name)}', f.column, f.prop)}")
+        same.append(f"{row}.{quoted(f.column.name)} = {from_recordset(f'x.{quoted(f.name)}', f.column, f.prop)}")
     key = key_text(item_type.key, [f"t.{quoted(column.name)}" for column in key_columns(item_type)])
     return (
         f"SELECT x.kod_n, {key} FROM json_to_recordset($1::json) AS x({', '.join(described)})"
-        f" JOIN {quoted_table(item_type.table)} t ON {' AND '.join(same)}"
+        f" JOIN {rows} ON {' AND '.join(same)}"
     )
 
 
 def referred(
-    transaction: Transaction, structure: Structure, items: Sequence[Item], besides: Sequence[Item]
+    transaction: Transaction,
+    structure: Structure,
+    items: Sequence[Item],
+    besides: Sequence[Item],
+    *,
+    only_unchecked: bool,
 ) -> frozenset[Item]:
     """Those of `items` to which rows of items other than `besides` refer."""
-    return _asked(transaction, structure, items, besides, lambda source, reference: True)
+
+    def wanted(source: ItemType, reference: Reference) -> bool:
+        return not only_unchecked or reference in source.unchecked
+
+    return _asked(transaction, structure, items, besides, wanted)
+
+
+def there(transaction: Transaction, structure: Structure, items: Sequence[Item]) -> frozenset[Item]:
+    """Those of `items` that are here, locked as a foreign key would lock them."""
+    asked = []
+    for name in sorted({item.type for item in items}, key=lambda name: (structure[name].rank, name)):
+        of_type = sorted(item for item in items if item.type == name)
+        table = structure[name].table
+        if table is not None:
+            keys = keys_parameter(structure[name], [item.key for item in of_type])
+            statement = (
+                f"SELECT k.n::int FROM {typed_keys(structure[name], '$1')} k CROSS JOIN LATERAL"
+                f" (SELECT FROM {quoted_table(table)} t WHERE {matches(structure[name], 't', 'k', ())} LIMIT 1"
+                " FOR KEY SHARE) t"
+            )
+            asked.append((of_type, Statement(statement, (keys,))))
+    results = transaction.run(*(statement for _, statement in asked)) if asked else []
+    return frozenset(its[number - 1] for (its, _), rows in zip(asked, results, strict=True) for (number,) in rows)
 
 
 def cascading(
@@ -134,21 +177,13 @@ def _asked(
     for name in dict.fromkeys(item.type for item in items):
         of_type = [item for item in items if item.type == name]
         keys = keys_parameter(structure[name], [item.key for item in of_type])
-        for source, reference in _references_to(structure, name):
+        for source, reference in structure.references_to(name) if structure[name].table is not None else ():
             if not wanted(source, reference):
                 continue
             left_out = orjson.dumps([item.key for item in besides if item.type == source.name]).decode()
             asked.append((of_type, Statement(_referring(structure[name], source, reference), (keys, left_out))))
     results = transaction.run(*(statement for _, statement in asked)) if asked else []
     return frozenset(its[number - 1] for (its, _), rows in zip(asked, results, strict=True) for (number,) in rows)
-
-
-def _references_to(structure: Structure, target: str) -> Iterator[tuple[ItemType, Reference]]:
-    if structure[target].table is None:
-        return
-    for item_type in structure.types.values():
-        if item_type.table is not None:
-            yield from ((item_type, r) for r in item_type.references if r.target == target)
 
 
 def _referring(target: ItemType, source: ItemType, reference: Reference) -> str:

@@ -21,7 +21,7 @@ from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import ITEMS, NOW_MS, TypeIds, touching
 from node.databases.postgresql.sequences import Sequences
 from node.databases.postgresql.writing import Writer, Written
-from schemas.errors import MessageError
+from schemas.errors import DanglingError, MessageError
 from schemas.stamp import Stamp
 from schemas.structure import ItemType, Structure
 from schemas.tables import Table
@@ -276,7 +276,7 @@ class PostgresqlReceivingView:
         besides = [one.item for one in written]
         taken = parking.cascading(self._transaction, self._structure, self._tables, deleted, besides)
         for item in sorted(taken):
-            raise MessageError(
+            raise DanglingError(
                 f"{item.type}: an item that is to be deleted is still referred to, by rows that would go with it"
             )
 
@@ -369,8 +369,13 @@ class PostgresqlReceivingView:
     def unpark(self, parked_id: int) -> None:
         self._transaction.queue(parking.unpark(parked_id))
 
-    def referred(self, items: Sequence[Item], *, besides: Sequence[Item]) -> frozenset[Item]:
-        return parking.referred(self._transaction, self._structure, items, besides)
+    def there(self, items: Sequence[Item]) -> frozenset[Item]:
+        return parking.there(self._transaction, self._structure, items)
+
+    def referred(
+        self, items: Sequence[Item], *, besides: Sequence[Item], only_unchecked: bool = False
+    ) -> frozenset[Item]:
+        return parking.referred(self._transaction, self._structure, items, besides, only_unchecked=only_unchecked)
 
     def touch(self, items: Sequence[Item]) -> None:
         if items:

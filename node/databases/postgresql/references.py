@@ -25,7 +25,7 @@ from node.databases.postgresql.keys import keys_parameter, typed_keys
 from node.databases.postgresql.reading import matches
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.writing import Written
-from schemas.errors import MessageError
+from schemas.errors import DanglingError
 from schemas.structure import ItemType, Structure
 
 ITEMS_MIN = 100
@@ -86,7 +86,7 @@ class Check:
         ((broken,),) = rows
         if broken:
             table = self.key.table.rpartition(".")[2].strip('"')
-            raise MessageError(f"{table} (constraint {self.key.name}): a reference to an item that is not there")
+            raise DanglingError(f"{table} (constraint {self.key.name}): a reference to an item that is not there")
 
 
 class References:

@@ -20,6 +20,7 @@ from dispatcher.ports import (
     Place,
     Tie,
 )
+from node.databases.dangling import leads_nowhere
 from node.databases.postgresql import rights
 from node.databases.postgresql.connecting import Row, Statement, Transaction
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
@@ -204,6 +205,26 @@ class PostgresqlSendingView:
             return {}
         return {change.item: change for change in self._changes(Statement(_REGISTER, self._ids.items(items)))}
 
+    def dangling(self, items: Sequence[Item]) -> Mapping[Item, str]:
+        asked = []
+        for name, its in _by_type(items).items():
+            item_type = self._types[name]
+            keys = keys_parameter(item_type, [item.key for item in its])
+            for reference in item_type.unchecked if item_type.table is not None else ():
+                target = self._types.get(reference.target)
+                if target is None or target.table is None:
+                    continue
+                root, row = _rows_of(item_type, reference)
+                nowhere = leads_nowhere(reference, target.table, row, quoted, quoted_table)
+                sql = f"SELECT k.n::int FROM {typed_keys(item_type, '$1')} k CROSS JOIN LATERAL {root} WHERE {nowhere}"
+                asked.append((its, reference, Statement(sql, (keys,))))
+        results = self._transaction.run(*(statement for _, _, statement in asked)) if asked else []
+        return {
+            its[number - 1]: str(reference)
+            for (its, reference, _), rows in zip(asked, results, strict=True)
+            for (number,) in rows
+        }
+
     def contents(self, items: Sequence[Item]) -> Iterator[Content]:
         for item, text in self._reader.contents(self._transaction, items):
             yield Content(item, text)
@@ -386,13 +407,7 @@ class PostgresqlSendingView:
 
     def _tie(self, item_type: ItemType, reference: Reference, target: ItemType, known: str) -> str:
         """References of one kind, from items to targets that are there and that the node is not known to have."""
-        root = f"(SELECT * FROM {_table(item_type)} t WHERE {matches(item_type, 't', 'k', ())} OFFSET 0) t"
-        source = "t"
-        if reference.section is not None:
-            section = next(s for s in item_type.sections if s.name == reference.section)
-            link = " AND ".join(f"s.{quoted(column)} = t.{quoted(root)}" for column, root in section.link)
-            root += f" CROSS JOIN LATERAL (SELECT * FROM {quoted_table(section.table)} s WHERE {link} OFFSET 0) s"
-            source = "s"
+        root, source = _rows_of(item_type, reference)
         columns = [f"{source}.{quoted(column)}" for column in reference.columns]
         there = " AND ".join(f"o.{quoted(column)} = d.c{i}" for i, column in enumerate(reference.target_columns))
         key = key_text(target.key, [f"o.{quoted(column.name)}" for column in key_columns(target)])
@@ -449,6 +464,16 @@ def _portion(after: int, items_max: int) -> Statement:
     return Statement(
         f"SELECT {CHANGE} FROM kod.register r WHERE {later} ORDER BY mark LIMIT {items_max:d}", (str(after),)
     )
+
+
+def _rows_of(item_type: ItemType, reference: Reference) -> tuple[str, str]:
+    """The rows that bear a reference of asked items (`k`), and their alias."""
+    root = f"(SELECT * FROM {_table(item_type)} t WHERE {matches(item_type, 't', 'k', ())} OFFSET 0) t"
+    if reference.section is None:
+        return root, "t"
+    section = next(s for s in item_type.sections if s.name == reference.section)
+    link = " AND ".join(f"s.{quoted(column)} = t.{quoted(root)}" for column, root in section.link)
+    return f"{root} CROSS JOIN LATERAL (SELECT * FROM {quoted_table(section.table)} s WHERE {link} OFFSET 0) s", "s"
 
 
 def _is_empty(content: Content) -> bool:

@@ -14,6 +14,7 @@ import orjson
 from dispatcher.manifest import token, went
 from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story
+from node.databases.dangling import dangling
 from node.databases.sqlite import capture, figures, history, parking, reflection, registers, rights
 from node.databases.sqlite.connection import connect, path_of, transaction, translated
 from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
@@ -65,6 +66,11 @@ class SqliteDatabase:
         with self._connected() as connection:
             found = [m for t in structure.types.values() if t.table for m in _check_type(connection, t)]
             found += _generated_keys(structure)
+
+            def count(sql: str) -> int:
+                return int(connection.execute(sql).fetchone()[0])
+
+            found += dangling(structure, count, quoted, quoted, enforced=True)
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             if mode not in ("wal", "delete"):  # `delete` is switched to WAL by install
                 found.append(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dispatcher.ports import Letter, Parked, ParkedItem, Reason, Waiting
 from node.databases.parked import items_of, items_text, waits_of, waits_text
 from node.databases.sqlite.lexical import quoted
 from node.databases.sqlite.reading import Reading, by_type
 from schemas.stamp import Stamp
-from schemas.structure import Reference, Structure
+from schemas.structure import ItemType, Reference, Structure
 from serializers.keys import Item
 
 
@@ -57,23 +57,18 @@ def referred(
     structure: Structure,
     items: Sequence[Item],
     besides: Sequence[Item],
+    wanted: Callable[[Structure, str], Iterable[tuple[ItemType, Reference]]],
 ) -> frozenset[Item]:
-    """Those of `items` to which rows of items other than `besides` refer."""
+    """Those of `items` to which rows of items other than `besides` refer, by the references `wanted` to their type."""
     left_out = frozenset(besides)
     found: set[Item] = set()
     for type_name, of_type in by_type(items).items():
         reading.ask(of_type)
-        for source, reference in _references_to(structure, type_name):
+        for source, reference in ((t.name, r) for t, r in wanted(structure, type_name)):
             for n, key in connection.execute(referring(reading, type_name, source, reference)).fetchall():
                 if Item(source, key) not in left_out:
                     found.add(of_type[n])
     return frozenset(found)
-
-
-def _references_to(structure: Structure, target: str) -> Iterator[tuple[str, Reference]]:
-    for item_type in structure.types.values():
-        if item_type.table is not None:
-            yield from ((item_type.name, r) for r in item_type.references if r.target == target)
 
 
 def referring(reading: Reading, target: str, source: str, reference: Reference) -> str:

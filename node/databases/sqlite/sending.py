@@ -22,6 +22,7 @@ from dispatcher.ports import (
     Place,
     Tie,
 )
+from node.databases.dangling import leads_nowhere
 from node.databases.sqlite import rights
 from node.databases.sqlite.folding import fold
 from node.databases.sqlite.lexical import Form, key_array_sql, quoted
@@ -306,6 +307,20 @@ class SqliteSendingView:
         self._reading.ask(items)
         rows = self._connection.execute(f"SELECT DISTINCT {_CHANGE} FROM {_ASKED}")
         return {change.item: change for change in (change_of(row, self._type_names) for row in rows)}
+
+    def dangling(self, items: Sequence[Item]) -> Mapping[Item, str]:
+        found: dict[Item, str] = {}
+        for type_name, of_type in by_type(items).items():
+            self._reading.ask(of_type)
+            for reference in self._structure[type_name].unchecked:
+                target = self._structure.types.get(reference.target)
+                if target is None or target.table is None:
+                    continue
+                rows = self._reading.types[type_name].source_of(reference)
+                nowhere = leads_nowhere(reference, target.table, "s" if reference.section else "r", quoted, quoted)
+                for (n,) in self._connection.execute(f"SELECT DISTINCT k.n FROM {rows} WHERE {nowhere}"):
+                    found.setdefault(of_type[n], str(reference))
+        return found
 
     def contents(self, items: Sequence[Item]) -> Iterator[Content]:
         return self._reading.contents(items)

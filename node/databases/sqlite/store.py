@@ -33,7 +33,7 @@ from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.receiving import SqliteReceivingView
 from node.databases.sqlite.sending import SqliteSendingView
 from node.databases.sqlite.writing import Writing, broken_references, in_words
-from schemas.errors import ConfigError, MessageError
+from schemas.errors import ConfigError, DanglingError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Structure
@@ -242,8 +242,10 @@ class SqliteStore:
         try:
             connection.execute("COMMIT")
         except sqlite3.IntegrityError as error:
-            why = broken_references(connection) if "FOREIGN KEY" in str(error) else in_words(error)
-            raise MessageError(f"the message cannot be applied: {why}") from error
+            broken = "FOREIGN KEY" in str(error)
+            why = broken_references(connection) if broken else in_words(error)
+            kind = DanglingError if broken else MessageError
+            raise kind(f"the message cannot be applied: {why}") from error
 
     def retry_asked(self) -> bool:
         with self._asking, translated(self._path):

@@ -20,7 +20,7 @@ from node.databases.sqlite.parking import referring
 from node.databases.sqlite.reading import Reading, TypeReading
 from node.databases.sqlite.reflection import reflect, unique_indexes
 from node.databases.sqlite.uniqueness import Uniqueness
-from schemas.errors import DuplicateError, MessageError
+from schemas.errors import DanglingError, DuplicateError, MessageError
 from schemas.structure import Field, ItemType, Reference, Section, Structure
 from serializers.keys import Item
 
@@ -248,7 +248,28 @@ class TypeWriting:
             )
             properties = tuple(names[column] for column in unique)
             found += [Taken(properties, Item(item.type, key)) for (key,) in rows if key != item.key]
+        for section, merging in self.sections.values():
+            found += self._taken_in_section(connection, item, section, merging, value.get(section.name))
         return found
+
+    def _taken_in_section(
+        self, connection: sqlite3.Connection, item: Item, section: Section, merging: _Merging, rows: Any
+    ) -> list[Taken]:
+        found: dict[Taken, None] = {}
+        linked = " AND ".join(f"s.{quoted(own)} = r.{quoted(theirs)}" for own, theirs in section.link)
+        joined = f"SELECT {self.reading.key_of_row('r')} FROM {merging.table} s JOIN {self.reading.table} r ON {linked}"
+        for exactly, values in _row_values(merging, item, section.name, rows) if section.uniques and rows else ():
+            row = dict(zip(exactly.columns.columns, values, strict=True))
+            names = dict(zip(exactly.columns.columns, exactly.columns.names, strict=True))
+            for unique in section.uniques:
+                if any(row.get(column) is None for column in unique):
+                    continue
+                same = " AND ".join(f"s.{quoted(column)} = ?" for column in unique)
+                properties = tuple(f"{section.name}.{names[column]}" for column in unique)
+                for (key,) in connection.execute(f"{joined} WHERE {same}", [row[column] for column in unique]):
+                    if key != item.key:
+                        found[Taken(properties, Item(item.type, key))] = None
+        return list(found)
 
 
 def _merging(section: Section) -> _Merging:
@@ -519,7 +540,7 @@ class Writing:
             rows = self._connection.execute(referring(self._reading, target, source, reference))
             for n, key in rows.fetchall():
                 if Item(source, key) not in deleted:
-                    raise MessageError(
+                    raise DanglingError(
                         f"{target} {items[n].key} cannot be deleted: {source} {key} still refers to it",
                         hint=f"delete that, or change its {', '.join(reference.columns)}",
                     )
@@ -548,9 +569,7 @@ class Writing:
             try:
                 self._connection.execute(statement, row)
             except (sqlite3.IntegrityError, sqlite3.OperationalError, OverflowError) as found:
-                unique = isinstance(found, sqlite3.IntegrityError) and _is_unique(found)
-                kind = DuplicateError if unique else MessageError
-                return kind(f"{item.type} {item.key} cannot be written: {in_words(found)}")
+                return _kind(found)(f"{item.type} {item.key} cannot be written: {in_words(found)}")
         return None
 
 
@@ -584,6 +603,13 @@ def in_words(error: Exception) -> str:
     if kind == "FOREIGN KEY constraint failed":
         return "a row that it refers to is not there, or rows still refer to it (foreign key)"
     return text
+
+
+def _kind(error: Exception) -> type[MessageError]:
+    if isinstance(error, sqlite3.IntegrityError) and _is_unique(error):
+        return DuplicateError
+    code = error.sqlite_errorcode if isinstance(error, sqlite3.IntegrityError) else None
+    return DanglingError if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY else MessageError
 
 
 def _is_unique(error: sqlite3.IntegrityError) -> bool:
