@@ -61,6 +61,9 @@ class Nowhere:
     def backlog(self, sender: str) -> Backlog:
         return Backlog(0, 0)
 
+    def clock_ahead_ms(self) -> int | None:
+        return None
+
     def gap(self, sender: str) -> str | None:
         return None
 

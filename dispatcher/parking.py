@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from dispatcher.applying import ENDLESS, Held, Judge, apply, keyed
 from dispatcher.events import event
 from dispatcher.ports import Clock, Letter, NodeView, Parked, ParkedItem, Reason, ReceivingView, Store
 from dispatcher.references import references_of
 from dispatcher.review import limited_from
+from dispatcher.settling import latest_believed
 from schemas.errors import ConflictError, DanglingError, DuplicateError, MessageError
 from schemas.network import NodeSettings
-from schemas.stamp import EARLIEST, Stamp
+from schemas.stamp import EARLIEST
 from schemas.structure import Structure
 from serializers.keys import Item, key_of
 from serializers.message import Incoming, Message, Version, only, read_message
@@ -39,9 +40,17 @@ class Parking:
     """The messages of a node that wait, of all its links. Safe to use from several threads."""
 
     def __init__(
-        self, node: NodeView, structure: Structure, settings: NodeSettings, store: Store, clock: Clock
+        self,
+        node: NodeView,
+        structure: Structure,
+        settings: NodeSettings,
+        store: Store,
+        clock: Clock,
+        bus_ahead_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
+        """`bus_ahead_ms`: how far the bus's clock is ahead of this node's own, where it is known."""
         self._node = node
+        self._bus_ahead_ms = bus_ahead_ms
         self._structure = structure
         self._skew_max_ms = settings.clock_skew_max_s * 1000
         self._store = store
@@ -70,7 +79,7 @@ class Parking:
         """What decides on a message that is applied now; `besides` are the parked ones that it is."""
         tried = {one.id for one in besides}
         waiting = [one for one in view.waiting() if one.id not in tried] if self._waiting else []
-        latest = ENDLESS if any_stamp else Stamp(self._clock.now() + self._skew_max_ms)
+        latest = ENDLESS if any_stamp else latest_believed(self._clock.now(), self._skew_max_ms, self._bus_ahead_ms())
         limited = limited_from(sender, self._node, self._structure)
         return Judge(self._node, self._structure, self._store.origin, latest, waiting, limited, wary)
 

@@ -569,6 +569,8 @@ class Figures:
     receive_streams_max: int | None
     histories: Sequence[History] = ()
     """Open, and the latest ended of each kind."""
+    bus_ahead_ms: int | None = None
+    """As the daemon noted it last (Bus.clock_ahead_ms)."""
 
 
 class Store(Protocol):
@@ -577,10 +579,12 @@ class Store(Protocol):
     origin: str
     """This node and its incarnation, `00.1763800000`."""
 
-    def start(self, neighbours: Sequence[str]) -> None:
+    def start(self, neighbours: Sequence[str], below: Mapping[str, str] | None = None) -> None:
         """Makes sure that the node is installed and its links are known. A neighbour that is new starts at the largest
         mark, and with a history cursor for what is there already. One that is a neighbour no more is not served, and
-        begins anew if it comes back.
+        begins anew if it comes back. `below`: for each node farther down the child through which it is reached; None
+        leaves it as it was. Where one is new below a child that was here already, rights may have named it before: all
+        types with rights are looked at again.
 
         Raises ConfigError when `kod install` has not been run or the triggers are not the installed ones.
         """
@@ -678,6 +682,10 @@ class Store(Protocol):
         its way is left."""
         ...
 
+    def note_clock(self, bus_ahead_ms: int | None) -> None:
+        """How far the bus's clock is ahead of this node's own, for `status`."""
+        ...
+
     def forget_sessions(self) -> None:
         """Forgets the oldest manifests, of each link so many that KEPT_MAX (dispatcher.manifest) is kept."""
         ...
@@ -760,6 +768,11 @@ class Bus(Protocol):
         it; None when there are none, or they may not be read. Raises UnavailableError."""
         ...
 
+    def clock_ahead_ms(self) -> int | None:
+        """How far the bus's clock is ahead of this node's own (negative: behind), as seen when something was last
+        published; None where it has not been seen."""
+        ...
+
     def gap(self, sender: str) -> str | None:
         """What the bus itself no longer has although it was never received, in words; None while nothing is missing."""
         ...
@@ -782,6 +795,11 @@ class NodeView:
     children: tuple[str, ...]
     towards: Mapping[str, str] = field(default_factory=dict)
     """For every other node of the network the neighbour through which it is reached."""
+
+    @property
+    def below(self) -> Mapping[str, str]:
+        """For every node farther down than the children the child through which it is reached."""
+        return {node: via for node, via in self.towards.items() if via in self.children and node != via}
 
     @property
     def neighbours(self) -> tuple[str, ...]:

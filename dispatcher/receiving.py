@@ -121,7 +121,7 @@ class Receiver:
         """`keys`: by neighbour, with which its messages have to be signed."""
         self.slots = Slots(settings.receive_streams_max)
         self.workers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="apply")
-        self.parking = Parking(node, structure, settings, store, clock)
+        self.parking = Parking(node, structure, settings, store, clock, bus.clock_ahead_ms)
         self.links = {
             sender: Link(
                 sender,

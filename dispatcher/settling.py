@@ -89,6 +89,13 @@ def born_apart(local: Version, local_seen: Mapping[str, Stamp], incoming: Versio
     return {local.origin, *local_seen}.isdisjoint({incoming.origin, *seen})
 
 
+def latest_believed(now: Stamp, skew_max_ms: int, bus_ahead_ms: int | None) -> Stamp:
+    """The latest stamp that is believed: by this node's clock, or, where that differs from the bus's by more than is
+    allowed, by the bus's."""
+    off_ms = bus_ahead_ms if bus_ahead_ms is not None and abs(bus_ahead_ms) > skew_max_ms else 0
+    return Stamp(now + off_ms + skew_max_ms)
+
+
 def from_the_future(local: Local | None, incoming: Version, latest: Stamp) -> bool:
     """Whether a version is stamped later than can be believed. An item that is here with such a stamp already goes on
     as it is: its changes cannot but bear larger ones."""

@@ -60,6 +60,9 @@ SETTINGS_EVERY_S = 1
 TRIGGERS_EVERY_S = 60
 LIFE_EVERY_S = 60
 PURGE_EVERY_S = 600
+CLOCKS_EVERY_S = 5
+CLOCKS_DIFFER_MS = 1_000
+"""By how much the difference of two clocks has to change to be noted."""
 
 
 def run(network: Network, code: str, *, once: bool = False, moved: bool = False, copy: bool = False) -> int:
@@ -88,7 +91,7 @@ def opened(network: Network, code: str, admit: Callable[[Database, Bus], None]) 
         admit(database, bus)
         store = database.store(settings, structure)
         stack.callback(store.close)
-        store.start(node.neighbours)
+        store.start(node.neighbours, node.below)
         follow = partial(identity.follow, database, network, code)
         service = Service(node, structure, settings, store, bus, signature_keys(network, code), follow)
         stack.callback(service.close)
@@ -128,6 +131,8 @@ class Service:
         self.receiver = Receiver(node, structure, settings, store, bus, clock, keys)
         self.bus = bus
         self._note_life = note_life
+        self._bus_ahead_ms: int | None = None
+        """As it was noted last."""
         self._stopping = threading.Event()
         self._send_now = threading.Event()
         self._arrived = {sender: threading.Event() for sender in node.neighbours}
@@ -146,6 +151,7 @@ class Service:
         while moved:
             moved = self.receiver.step()
             moved |= self._nudged_step()
+        self._compare_clocks()
         stopped = [f"from {one.node}: {one.name}: {one.reason}" for one in self.store.parked()]
         undelivered = [f"to {to}: {why}" for to, why in self.sender.delivery.unreachable.items()]
         for text in (*stopped, *undelivered):
@@ -265,6 +271,7 @@ class Service:
             (self._check_triggers, TRIGGERS_EVERY_S),
             (self.sender.ask_heartbeat, self.settings.heartbeat_s),
             (self._note_life, LIFE_EVERY_S),
+            (self._compare_clocks, CLOCKS_EVERY_S),
             (self._purge, PURGE_EVERY_S),
         ):
             scheduler.add_job(self._job, "interval", args=(job,), seconds=seconds)
@@ -291,6 +298,19 @@ class Service:
             self._send_now.set()
             for arrived in self._arrived.values():
                 arrived.set()
+
+    def _compare_clocks(self) -> None:
+        """Says so when this node's clock comes to differ from the bus's by more than nodes.yaml allows, or no more."""
+        ahead_ms, noted_ms = self.bus.clock_ahead_ms(), self._bus_ahead_ms
+        if ahead_ms is None or (noted_ms is not None and abs(ahead_ms - noted_ms) < CLOCKS_DIFFER_MS):
+            return
+        limit_ms = self.settings.clock_skew_max_s * 1000
+        was_off, is_off = abs(noted_ms or 0) > limit_ms, abs(ahead_ms) > limit_ms
+        if is_off != was_off:
+            level, judge = (logging.WARNING, "the bus's") if is_off else (logging.INFO, "this node's")
+            event(log, level, "clocks compared", bus_ahead_ms=ahead_ms, stamps_of_the_future_by=judge)
+        self.store.note_clock(ahead_ms)
+        self._bus_ahead_ms = ahead_ms
 
     def _purge(self) -> None:
         self.store.forget_sessions()

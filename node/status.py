@@ -98,6 +98,8 @@ def describe(
         "links": links,
         "parked": figures.parked,
         "collisions": figures.collisions,
+        "bus_ahead_ms": figures.bus_ahead_ms,
+        "clock_off": abs(figures.bus_ahead_ms or 0) > settings.clock_skew_max_s * 1000,
     }
 
 

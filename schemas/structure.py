@@ -172,6 +172,11 @@ class Structure:
         return frozenset(r.target for name in self.unchecked for r in self.types[name].unchecked)
 
     @cached_property
+    def with_rights(self) -> tuple[str, ...]:
+        """Types of which an access table, or view, says where they are to be seen."""
+        return tuple(t.name for t in self.types.values() if t.table is not None and t.access is not None)
+
+    @cached_property
     def owning(self) -> frozenset[str]:
         """Types on which others depend."""
         dependent = (t.owner_reference for t in self.types.values() if t.routing is Routing.DEPENDENT)

@@ -31,6 +31,7 @@ from dispatcher.events import event
 from dispatcher.ports import Backlog, Letter, Life
 from node.buses.end_marks import END_MARK_BYTES_MAX, end_mark_of, life_of
 from node.buses.offers import Offers
+from node.buses.skew import Skew, now_ms
 from schemas.errors import InvariantError, MessageError, UnavailableError
 from schemas.stamp import Stamp, digits
 from serializers.message import Name, message_name, parse_name, read_header
@@ -76,10 +77,12 @@ class FolderBus:
 
     def __init__(self, root: Path, network: str, node: str, neighbours: Sequence[str]) -> None:
         self._root = Root(root)
-        self._outboxes = {n: Outbox(self._root, Path(network) / n / node, node, n) for n in neighbours}
+        skew = Skew()
+        self._outboxes = {n: Outbox(self._root, Path(network) / n / node, node, n, skew) for n in neighbours}
         self._inboxes = {n: Inbox(self._root, Path(network) / node / n, n, node) for n in neighbours}
         self._wait_s = WAIT_MIN_S
         self._offers = Offers()
+        self._skew = skew
 
     def publish(self, to: str, letters: Sequence[Letter]) -> None:
         self._outboxes[to].publish(letters)
@@ -126,6 +129,10 @@ class FolderBus:
 
     def sent_up_to(self, to: str) -> Life | None:
         return self._outboxes[to].sent_up_to()
+
+    def clock_ahead_ms(self) -> int | None:
+        """By what the file system says of files just written: on a share, that is its server's clock."""
+        return self._skew.ahead_ms
 
     def gap(self, sender: str) -> str | None:
         """Files are missed when a session's end mark says how many there were, not here."""
@@ -195,7 +202,8 @@ def _this_minute() -> str:
 class Outbox:
     """The writing end of one link."""
 
-    def __init__(self, root: Root, below: Path, node: str, to: str) -> None:
+    def __init__(self, root: Root, below: Path, node: str, to: str, skew: Skew) -> None:
+        self._skew = skew
         self._root = root
         self._below = below
         self._node = node
@@ -292,7 +300,7 @@ class Outbox:
             for start in range(0, len(numbers), WRITTEN_AT_ONCE):
                 names = list(numbers)[start : start + WRITTEN_AT_ONCE]
                 written += names
-                _write(fd, [(_temporary(name), letters[numbers[name]].payload) for name in names])
+                _write(fd, [(_temporary(name), letters[numbers[name]].payload) for name in names], self._skew)
             if made:  # now that it has something in it, nobody takes it away
                 _sync_folder(self._path)
             for name in written:  # the end mark is the last
@@ -322,8 +330,9 @@ def _temporary(name: str) -> str:
     return f".{name}.tmp"
 
 
-def _write(folder: int, files: Sequence[tuple[str, bytes]]) -> None:
+def _write(folder: int, files: Sequence[tuple[str, bytes]], skew: Skew) -> None:
     """Writes the files durably. They are synced side by side: the file system's journal takes them in together."""
+    began_ms = now_ms()
     with ExitStack() as opened:
         descriptors = []
         for name, payload in files:
@@ -340,6 +349,7 @@ def _write(folder: int, files: Sequence[tuple[str, bytes]]) -> None:
             wait(others)  # before anything is closed
         for other in others:
             other.result()
+        skew.note(began_ms, os.fstat(descriptors[0]).st_mtime_ns // 1_000_000, now_ms())
 
 
 def _rename(folder: int, name: str) -> None:

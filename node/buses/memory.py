@@ -152,6 +152,9 @@ class MemoryBus:
             kept = self.network.directions[self.node, to]
             return life_of(kept[max(kept)].letter.payload) if kept else None
 
+    def clock_ahead_ms(self) -> int | None:
+        return None
+
     def gap(self, sender: str) -> str | None:
         """Nothing gets lost in memory."""
         return None

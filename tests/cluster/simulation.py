@@ -171,6 +171,9 @@ class SimBus:
         letters = self.links[self.node, to].letters
         return life_of(letters[-1].payload) if letters else None
 
+    def clock_ahead_ms(self) -> int | None:
+        return None
+
     def gap(self, sender: str) -> str | None:
         return None
 
@@ -317,7 +320,7 @@ class SimNode:
     def boot(self) -> None:
         self.database = self._database()
         self.store = CrashingStore(self.database.store(self.settings, self.structure), self)
-        self.store.start(self.view.neighbours)
+        self.store.start(self.view.neighbours, self.view.below)
         bus = self.bus()
         self.sender = Sender(self.view, self.structure, self.settings, self.store, bus, self.clock)  # type: ignore[arg-type]
         self.receiver = Receiver(self.view, self.structure, self.settings, self.store, bus, self.clock)  # type: ignore[arg-type]

@@ -273,6 +273,16 @@ def test_a_full_inbox_holds_its_topic_up_and_loses_nothing(
     assert names(received) == names(sent)
 
 
+def test_the_broker_s_clock_is_known(buses: tuple[KafkaBus, KafkaBus]) -> None:
+    """Its own moment of taking a record in: a record's usual time is its producer's own."""
+    sender, _ = buses
+    assert sender.clock_ahead_ms() is None
+    sender.publish("01", session("00", "01", 1))
+    ahead_ms = sender.clock_ahead_ms()
+    assert ahead_ms is not None
+    assert abs(ahead_ms) < 1_000
+
+
 def test_topics_that_the_brokers_refuse_are_the_configurations_fault() -> None:
     """With the command that makes them, for somebody who may."""
     bus = KafkaBus(kafka_bootstrap(), "n" * 250, "00", ["01"], TIMEOUT)

@@ -101,6 +101,23 @@ def test_a_right_that_is_rolled_back_is_none(orders: StoreWorld) -> None:
     assert again(orders) == set()
 
 
+def test_a_node_that_joins_below_a_neighbour_has_what_rights_named_it_for_looked_at_again(orders: StoreWorld) -> None:
+    """It had no way then; no right changes when it joins, so nobody would ever look. What is new with its whole branch
+    comes by the link's history."""
+    orders.execute("INSERT INTO order_access VALUES (1, '03')")
+    assert again(orders) == {FIRST}
+    orders.store.start(["01"], {})
+    assert again(orders) == set()
+    orders.store.start(["01"], {"03": "01"})
+    assert orders.store.has_changes()
+    assert FIRST in again(orders)
+    orders.store.start(["01"], {"03": "01"})
+    orders.store.start(["01", "02"], {"03": "01", "04": "02"})
+    assert again(orders) == set()
+    orders.store.start(["01", "02"], {"03": "02", "04": "02"})  # it moved
+    assert FIRST in again(orders)
+
+
 def test_rights_are_taken_in_portions(orders: StoreWorld) -> None:
     """A hundred thousand rights in one statement must not become one transaction of ours."""
     orders.execute("INSERT INTO order_access SELECT order_id, '01' FROM orders")

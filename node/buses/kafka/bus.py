@@ -141,6 +141,10 @@ class KafkaBus:
         """Needs the right to read the topic, which a node may lack for those that it writes: then nothing is known."""
         return last_life(self._settings, self._outgoing[to])
 
+    def clock_ahead_ms(self) -> int | None:
+        """By the moment at which a broker took in what was published: known where the topic says so (`topics`)."""
+        return self._publisher.skew.ahead_ms
+
     def gap(self, sender: str) -> str | None:
         """What is missing from the topic before what `receive` hands out; None when nothing is."""
         return self._inboxes[sender].gap

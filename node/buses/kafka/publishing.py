@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, Producer
 
 from dispatcher.ports import Letter
 from node.buses.kafka.encoding import Headers, encode
 from node.buses.kafka.settings import KafkaSettings
 from node.buses.kafka.topics import missing_hint
+from node.buses.skew import Skew, now_ms
 from schemas.errors import MessageError, UnavailableError
 
 POLL_S = 0.1
@@ -30,7 +31,9 @@ GRACE_S = 5.0
 class Delivery:
     """The delivery reports of one publish."""
 
-    def __init__(self) -> None:
+    def __init__(self, skew: Skew) -> None:
+        self._skew = skew
+        self._began_ms = now_ms()
         self.error: KafkaError | None = None
         self.waiting = 0
         self.whole = threading.Event()
@@ -41,9 +44,13 @@ class Delivery:
         if not letters:
             self.whole.set()
 
-    def report(self, error: KafkaError | None, _: Any) -> None:
+    def report(self, error: KafkaError | None, message: Any) -> None:
         """Called by whoever polls; one thread at a time."""
         self.error = self.error or error
+        if error is None and self.waiting == 1:
+            kind, at_ms = message.timestamp()
+            if kind == TIMESTAMP_LOG_APPEND_TIME:  # the broker's clock; CreateTime would be this node's own
+                self._skew.note(self._began_ms, at_ms, now_ms())
         self.waiting -= 1
         if self.waiting == 0:
             self.whole.set()
@@ -75,6 +82,7 @@ class Client:
 class Publisher:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
+        self.skew = Skew()
         self._client: Client | None = None
         self._lock = threading.Lock()
 
@@ -84,7 +92,7 @@ class Publisher:
         for letter in letters:
             self._check_size(topic, letter)
         client = self._current()
-        delivery = Delivery()
+        delivery = Delivery(self.skew)
         delivery.expect(len(letters))
         try:
             for letter in letters:  # librdkafka sends while the next one is compressed

@@ -90,6 +90,7 @@ def _new_topic(topic: str, brokers: int) -> NewTopic:
         "retention.ms": "-1",  # a node may be away for weeks; the receiver deletes what it has applied
         "retention.bytes": "-1",
         "max.message.bytes": str(MESSAGE_BYTES_MAX),
+        "message.timestamp.type": "LogAppendTime",  # the broker's clock: a node's own may be wrong
     }
     if replicas > 1:
         config["min.insync.replicas"] = "2"

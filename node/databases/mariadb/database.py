@@ -121,7 +121,17 @@ class MariadbDatabase:
             )
             if links:
                 return
-            for table in ("outgoing", "incoming", "received", "ahead", "pending", "presence", "history", "sent"):
+            for table in (
+                "outgoing",
+                "incoming",
+                "received",
+                "ahead",
+                "pending",
+                "presence",
+                "history",
+                "sent",
+                "below",
+            ):
                 connection.run(f"DELETE FROM kod_{table}")
             connection.run("UPDATE kod_register SET source = NULL")
 

@@ -28,8 +28,8 @@ _WAITING = """SELECT COUNT(*), MIN(stamp) FROM (
 
 
 def figures(connection: Connection) -> Figures:
-    boundary, missed, facts, send, receive = connection.one(
-        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max FROM kod_node"
+    boundary, missed, facts, send, receive, bus_ahead_ms = connection.one(
+        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max, bus_ahead_ms FROM kod_node"
     )
     waiting, oldest = connection.one(_WAITING)
     cursors = history.histories(connection, ended=True)
@@ -56,4 +56,5 @@ def figures(connection: Connection) -> Figures:
         send_streams_max=send,
         receive_streams_max=receive,
         histories=cursors,
+        bus_ahead_ms=bus_ahead_ms,
     )

@@ -6,6 +6,7 @@
     applying                  the marker: the connection that writes for KOD, while it does
     presence, ahead, pending  what neighbours hold, have before its turn, are to get out of turn
     rights                    items, or types (no key), whose rights may have changed, until they are looked at again
+    below                     nodes farther down, and the children through which they are reached
     walks                     how far such a type has been looked at again, by marks, from the largest down
     history                   cursors over what neighbours lack of what was there before
     sent                      which item went in which message of the latest sessions (dispatcher.manifest)
@@ -50,6 +51,7 @@ _TABLES = {
         network VARCHAR(200),
         told_incarnation BIGINT,
         told_session BIGINT,
+        bus_ahead_ms BIGINT,
         capture VARCHAR(64) NOT NULL DEFAULT ''""",
     "kod_types": """
         id SMALLINT NOT NULL PRIMARY KEY,
@@ -120,6 +122,7 @@ _TABLES = {
         messages BIGINT NOT NULL DEFAULT 0,
         items BIGINT NOT NULL DEFAULT 0,
         size_bytes BIGINT NOT NULL DEFAULT 0""",
+    "kod_below": f"{_NODE} NOT NULL, via VARCHAR(8) NOT NULL, PRIMARY KEY (node, via)",
     "kod_ahead": f"""
         {_NODE} NOT NULL,
         type SMALLINT NOT NULL,

@@ -8,7 +8,7 @@ lock. A connection that is lost is opened anew at the next call.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import orjson
@@ -72,14 +72,16 @@ class MariadbStore:
         self._type_ids: dict[str, int] = {}
         self.origin = ""
 
-    def start(self, neighbours: Sequence[str]) -> None:
+    def start(self, neighbours: Sequence[str], below: Mapping[str, str] | None = None) -> None:
         with self._turn:
             self._started = True
             try:
                 with self._writing() as connection:
                     capture.check(connection, self._structure)
                     with transaction(connection):
-                        self._begin_links(connection, neighbours)
+                        new = self._begin_links(connection, neighbours)
+                        if below is not None:
+                            self._meet(connection, below, new)
                         (unsent,) = connection.one(_UNSENT)
                         self._folded_aside = bool(unsent)
             except BaseException:
@@ -91,7 +93,8 @@ class MariadbStore:
         with self._writing() as connection:
             capture.check(connection, self._structure)
 
-    def _begin_links(self, connection: Connection, neighbours: Sequence[str]) -> None:
+    def _begin_links(self, connection: Connection, neighbours: Sequence[str]) -> list[str]:
+        """The links that are new."""
         known = {node for (node,) in connection.rows("SELECT node FROM kod_outgoing")}
         for node in known.difference(neighbours):
             for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history", "kod_sent"):
@@ -105,6 +108,16 @@ class MariadbStore:
             connection.run("INSERT INTO kod_outgoing (node) VALUES (%s)", (node,))
             connection.run("INSERT IGNORE INTO kod_incoming (node) VALUES (%s)", (node,))
             history.begin_again(connection, node, "new neighbour")
+        return new
+
+    def _meet(self, connection: Connection, below: Mapping[str, str], new: Sequence[str]) -> None:
+        """What goes to a new link goes by its history, whoever is below it."""
+        known = set(connection.rows("SELECT node, via FROM kod_below"))
+        connection.run("DELETE FROM kod_below")
+        connection.many("INSERT INTO kod_below (node, via) VALUES (%s, %s)", list(below.items()))
+        if any(via not in new for _, via in below.items() - known):
+            names = [(self._type_ids[name],) for name in self._structure.with_rights]
+            connection.many("INSERT INTO kod_rights (type) VALUES (%s)", names)
 
     # --- questions
 
@@ -242,6 +255,10 @@ class MariadbStore:
             )
         if sent.stamp is not None and sent.messages:
             self._note_session(connection, sent)
+
+    def note_clock(self, bus_ahead_ms: int | None) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.run("UPDATE kod_node SET bus_ahead_ms = %s", (bus_ahead_ms,))
 
     def forget_sessions(self) -> None:
         with self._writing() as connection, transaction(connection):

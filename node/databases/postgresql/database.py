@@ -85,7 +85,7 @@ _FORGET_LINKS = """
 WITH outgoing AS (DELETE FROM kod.outgoing), incoming AS (DELETE FROM kod.incoming),
   received AS (DELETE FROM kod.received), ahead AS (DELETE FROM kod.ahead), pending AS (DELETE FROM kod.pending),
   presence AS (DELETE FROM kod.presence), history AS (DELETE FROM kod.history),
-  sent AS (DELETE FROM kod.sent)
+  sent AS (DELETE FROM kod.sent), below AS (DELETE FROM kod.below)
 UPDATE kod.register SET source = NULL WHERE source IS NOT NULL"""
 
 _COLLISIONS = """

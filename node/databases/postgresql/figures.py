@@ -9,7 +9,7 @@ from schemas.stamp import Stamp, digits
 
 _NODE = """
 SELECT boundary, missed, send_streams_max, receive_streams_max, (SELECT count(*) FROM kod.collisions),
-  (SELECT count(*) FROM kod.parked) FROM kod.node"""
+  (SELECT count(*) FROM kod.parked), bus_ahead_ms FROM kod.node"""
 
 # What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
 _WAITING = """
@@ -42,13 +42,14 @@ FROM kod.outgoing WHERE last_session_facts IS NOT NULL GROUP BY 1 ORDER BY 1 DES
 
 
 def figures(connection: Connection) -> Figures:
-    boundary, missed, send, receive, collisions, parked = connection.execute(_NODE).fetchone() or (
+    boundary, missed, send, receive, collisions, parked, bus_ahead_ms = connection.execute(_NODE).fetchone() or (
         None,
         0,
         None,
         None,
         0,
         0,
+        None,
     )
     waiting, oldest = connection.execute(_WAITING).fetchone() or (0, None)
     cursors = history.histories(connection, ended=True)
@@ -72,4 +73,5 @@ def figures(connection: Connection) -> Figures:
         send_streams_max=send,
         receive_streams_max=receive,
         histories=cursors,
+        bus_ahead_ms=bus_ahead_ms,
     )

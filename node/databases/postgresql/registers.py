@@ -5,6 +5,7 @@
     types      the types' numbers; node: this node; outgoing, incoming, received: the links
     presence   holders of items that do not go everywhere; ahead, pending: what went, or goes, out of turn
     rights     items, or types (no key), whose rights may have changed, until they are looked at again
+    below      nodes farther down, and the children through which they are reached
     walks      how far a type whose rights changed has been looked at again, by marks, from the largest down
     history    cursors over what neighbours lack of what was there before
     sent       which item went in which message of the latest sessions (dispatcher.manifest)
@@ -49,7 +50,8 @@ CREATE TABLE kod.node (
   kept_at text,
   network text,
   told_incarnation bigint,
-  told_session bigint
+  told_session bigint,
+  bus_ahead_ms bigint
 );
 CREATE TABLE kod.types (
   id smallint PRIMARY KEY,
@@ -140,6 +142,11 @@ CREATE TABLE kod.history (
   total bigint NOT NULL DEFAULT 0,
   begun bigint NOT NULL,
   ended bigint
+);
+CREATE TABLE kod.below (
+  node text NOT NULL,
+  via text NOT NULL,
+  PRIMARY KEY (node, via)
 );
 CREATE TABLE kod.ahead (
   node text NOT NULL,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -189,7 +189,7 @@ class PostgresqlStore:
         self._any_ahead = True
         self.origin = ""
 
-    def start(self, neighbours: Sequence[str]) -> None:
+    def start(self, neighbours: Sequence[str], below: Mapping[str, str] | None = None) -> None:
         with self._connections.connection() as connection:
             self.origin = capture.own_origin(connection, self._settings)
             capture.check(connection, self._structure)
@@ -210,6 +210,8 @@ class PostgresqlStore:
             _, new = transaction.run(Statement(_OLD_LINKS, (names,)), Statement(_NEW_LINKS, (names,)))
         if new:
             self._begin_links([node for (node,) in new])
+        if below is not None:
+            self._meet(below, [node for (node,) in new])
         with self._connections.transaction() as transaction:
             (self._folded_aside,) = transaction.one(Statement(_UNSENT))
 
@@ -221,6 +223,18 @@ class PostgresqlStore:
             for node in nodes:
                 transaction.run(Statement(_NEW_LINK, (node,)))
                 history.begin_again(transaction, node, "new neighbour")
+
+    def _meet(self, below: Mapping[str, str], new: Sequence[str]) -> None:
+        """What goes to a new link goes by its history, whoever is below it."""
+        with self._connections.transaction() as transaction:
+            known = {(node, via) for node, via in transaction.rows(Statement("SELECT node, via FROM kod.below"))}
+            transaction.queue(Statement("DELETE FROM kod.below"))
+            insert = "INSERT INTO kod.below (node, via) SELECT key, value FROM json_each_text($1::json)"
+            transaction.queue(Statement(insert, (orjson.dumps(dict(below)).decode(),)))
+            if any(via not in new for _, via in below.items() - known):
+                numbers = orjson.dumps([self._ids.id(name) for name in self._structure.with_rights]).decode()
+                note = "INSERT INTO kod.rights (type) SELECT t::smallint FROM json_array_elements_text($1::json) t"
+                transaction.queue(Statement(note, (numbers,)))
 
     def check(self) -> None:
         with self._connections.connection() as connection:
@@ -382,6 +396,11 @@ class PostgresqlStore:
             yield Statement(history.AHEAD_NO_MORE, (sent.node, str(sent.position)))
         if sent.history is not None:
             yield history.passed(sent.history, self._ids)
+
+    def note_clock(self, bus_ahead_ms: int | None) -> None:
+        with self._connections.connection() as connection:
+            ahead = None if bus_ahead_ms is None else str(bus_ahead_ms)
+            connection.execute("UPDATE kod.node SET bus_ahead_ms = $1::bigint", (ahead,))
 
     def forget_sessions(self) -> None:
         with self._connections.connection() as connection:

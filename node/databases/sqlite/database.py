@@ -258,7 +258,17 @@ class SqliteDatabase:
             )
             if links:
                 return
-            for table in ("outgoing", "incoming", "received", "ahead", "pending", "presence", "history", "sent"):
+            for table in (
+                "outgoing",
+                "incoming",
+                "received",
+                "ahead",
+                "pending",
+                "presence",
+                "history",
+                "sent",
+                "below",
+            ):
                 connection.execute(f"DELETE FROM kod_{table}")
             connection.execute("UPDATE kod_register SET source = NULL")
 

@@ -29,8 +29,8 @@ _WAITING = """SELECT count(*), min(stamp) FROM (
 
 
 def figures(connection: sqlite3.Connection) -> Figures:
-    boundary, missed, facts, send, receive = connection.execute(
-        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max FROM kod_node"
+    boundary, missed, facts, send, receive, bus_ahead_ms = connection.execute(
+        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max, bus_ahead_ms FROM kod_node"
     ).fetchone()
     waiting, oldest = connection.execute(_WAITING).fetchone()
     last_session = orjson.loads(facts) if facts else None
@@ -57,4 +57,5 @@ def figures(connection: sqlite3.Connection) -> Figures:
         send_streams_max=send,
         receive_streams_max=receive,
         histories=cursors,
+        bus_ahead_ms=bus_ahead_ms,
     )

@@ -5,6 +5,7 @@
     log -> register           what capture wrote, and the versions that the fold makes of it
     presence, ahead, pending  what neighbours hold, have before its turn, are to get out of turn
     rights                    items, or types (no key), whose rights may have changed, until they are looked at again
+    below                     nodes farther down, and the children through which they are reached
     walks                     how far such a type has been looked at again, by marks, from the largest down
     history                   cursors over what neighbours lack of what was there before
     sent                      which item went in which message of the latest sessions (dispatcher.manifest)
@@ -39,7 +40,8 @@ _TABLES = {
         kept_at TEXT,
         network TEXT,
         told_incarnation INTEGER,
-        told_session INTEGER)""",
+        told_session INTEGER,
+        bus_ahead_ms INTEGER)""",
     "kod_journal": "CREATE TABLE kod_journal (mode TEXT NOT NULL)",
     "kod_types": """CREATE TABLE kod_types (
         id INTEGER PRIMARY KEY,
@@ -95,6 +97,7 @@ _TABLES = {
         messages INTEGER NOT NULL DEFAULT 0,
         items INTEGER NOT NULL DEFAULT 0,
         size_bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID""",
+    "kod_below": "CREATE TABLE kod_below (node TEXT NOT NULL, via TEXT NOT NULL, PRIMARY KEY (node, via))",
     "kod_ahead": """CREATE TABLE kod_ahead (
         node TEXT NOT NULL,
         type INTEGER NOT NULL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class SqliteStore:
         self._type_ids: dict[str, int] = {}
         self.origin = ""
 
-    def start(self, neighbours: Sequence[str]) -> None:
+    def start(self, neighbours: Sequence[str], below: Mapping[str, str] | None = None) -> None:
         if self._writer is None:
             self._writer = connect(self._path)
         if self._asker is None:
@@ -88,7 +88,9 @@ class SqliteStore:
             self._writing_items = Writing(connection, self._structure, self._reading)
             with transaction(connection):
                 connection.execute("DELETE FROM kod_applying")
-                self._begin_links(connection, neighbours)
+                new = self._begin_links(connection, neighbours)
+                if below is not None:
+                    self._meet(connection, below, new)
                 (self._folded_aside,) = connection.execute(
                     "SELECT EXISTS (SELECT 1 FROM kod_outgoing WHERE position < (SELECT top_mark FROM kod_node))"
                 ).fetchone()
@@ -118,7 +120,8 @@ class SqliteStore:
                 f"{self._path.name}: the capture triggers are not those that its tables need", hint="kod install"
             )
 
-    def _begin_links(self, connection: sqlite3.Connection, neighbours: Sequence[str]) -> None:
+    def _begin_links(self, connection: sqlite3.Connection, neighbours: Sequence[str]) -> list[str]:
+        """The links that are new."""
         known = {node for (node,) in connection.execute("SELECT node FROM kod_outgoing")}
         for node in known.difference(neighbours):
             for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history", "kod_sent"):
@@ -131,6 +134,16 @@ class SqliteStore:
             connection.execute("INSERT INTO kod_outgoing (node) VALUES (?)", (node,))
             connection.execute("INSERT INTO kod_incoming (node) VALUES (?) ON CONFLICT DO NOTHING", (node,))
             history.begin_again(connection, node, "new neighbour", self._now_sql)
+        return new
+
+    def _meet(self, connection: sqlite3.Connection, below: Mapping[str, str], new: Sequence[str]) -> None:
+        """What goes to a new link goes by its history, whoever is below it."""
+        known = set(connection.execute("SELECT node, via FROM kod_below").fetchall())
+        connection.execute("DELETE FROM kod_below")
+        connection.executemany("INSERT INTO kod_below (node, via) VALUES (?, ?)", list(below.items()))
+        if any(via not in new for _, via in below.items() - known):
+            names = [(self._type_ids[name],) for name in self._structure.with_rights]
+            connection.executemany("INSERT INTO kod_rights (type) VALUES (?)", names)
 
     # --- questions
 
@@ -305,6 +318,10 @@ class SqliteStore:
             )
         if sent.stamp is not None and sent.messages:
             self._note_session(connection, sent)
+
+    def note_clock(self, bus_ahead_ms: int | None) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.execute("UPDATE kod_node SET bus_ahead_ms = ?", (bus_ahead_ms,))
 
     def forget_sessions(self) -> None:
         with self._writing() as connection, transaction(connection):
