@@ -17,6 +17,7 @@ from benchmarks.capture import capture_cost
 from benchmarks.drain import Drained, drain
 from benchmarks.exchange import Exchange
 from benchmarks.growth import growth
+from benchmarks.history import under_history
 from benchmarks.latency import latency
 from benchmarks.native import Native
 from benchmarks.presence import presence
@@ -25,7 +26,7 @@ from benchmarks.rivals import Rival
 from benchmarks.servers import Server, two_servers
 from benchmarks.workloads import backlogs
 
-NAMES = ("w1", "w2", "w3", "latency", "capture", "growth", "presence")
+NAMES = ("w1", "w2", "w3", "latency", "history", "capture", "growth", "presence")
 QUICK_SCALE = 0.1
 WIDTH = 170
 """Of the table where there is no terminal."""
@@ -81,6 +82,12 @@ def _run(options: argparse.Namespace, source: Server, target: Server, console: C
                 measured = latency(rival, source, target, seconds=3 if options.quick else 15)
                 results.latencies.append(measured)
                 console.print(f"latency: {measured.rival} p50 {measured.p50_ms:.2f} ms", highlight=False)
+        gc.enable()
+    if "history" in options.workloads and "kod" in options.by:
+        gc.disable()
+        with noting("history"):
+            scale, seconds = (QUICK_SCALE, 1) if options.quick else (1.0, 10)
+            results.under_history = under_history(source, target, scale, seconds)
         gc.enable()
     if "capture" in options.workloads and "kod" in options.by:
         rounds, seconds = (3, 1) if options.quick else (5, 3)

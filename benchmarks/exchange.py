@@ -51,6 +51,8 @@ class Exchange:
         self.database = database
         self.note = f"KOD over {'a folder' if bus is None else bus.partition(':')[0]}, foreign keys checked"
         self.folder = Path(tempfile.mkdtemp(prefix="kod-bench-"))
+        self.codes = ("00", "01")
+        """The nodes whose daemons are started."""
         self._bus = bus or f"folder:{self.folder / 'bus'}"
         self._daemons: list[Daemon] = []
         self._peak_rss_mb = 0.0
@@ -70,7 +72,7 @@ class Exchange:
 
     def start(self) -> Started:
         """At work from the moment when the first of the two daemons says that it has started."""
-        self._daemons = [Daemon(code, self._command("run", "--node", code), self.folder) for code in ("00", "01")]
+        self._daemons = [Daemon(code, self._command("run", "--node", code), self.folder) for code in self.codes]
         for daemon in self._daemons:
             daemon.wait_until_started()
         first = min(self._daemons, key=lambda daemon: daemon.started_at)

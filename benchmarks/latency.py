@@ -71,11 +71,11 @@ def _measure(
     seconds: float,
 ) -> Latency:
     warm_up = WARM_UP_S * PER_SECOND
-    _pace(writing, reading, 1, warm_up)
+    pace(writing, reading, 1, warm_up)
     client_cpu_s, server_cpu_s = rival.client_cpu_s(), source.cpu_s() + target.cpu_s()
     begun = time.monotonic()
     count = int(seconds * PER_SECOND)
-    took_ms = _pace(writing, reading, warm_up + 1, count)
+    took_ms = pace(writing, reading, warm_up + 1, count)
     elapsed_s = time.monotonic() - begun
     client_cores = (rival.client_cpu_s() - client_cpu_s) / elapsed_s
     server_cores = (source.cpu_s() + target.cpu_s() - server_cpu_s) / elapsed_s
@@ -84,7 +84,7 @@ def _measure(
     client_cpu_s = rival.client_cpu_s()
     time.sleep(REST_S)
     rest = (rival.client_cpu_s() - client_cpu_s) / REST_S
-    first_ms = _pace(writing, reading, warm_up + count + 1, 1)[0]
+    first_ms = pace(writing, reading, warm_up + count + 1, 1)[0]
     until = time.monotonic() + TIMEOUT_S
     while (differences := rows_that_differ(writing, reading)) and time.monotonic() < until:
         rival.check()
@@ -107,7 +107,7 @@ def _measure(
     )
 
 
-def _pace(writing: psycopg.Connection[Any], reading: psycopg.Connection[Any], first: int, count: int) -> list[float]:
+def pace(writing: psycopg.Connection[Any], reading: psycopg.Connection[Any], first: int, count: int) -> list[float]:
     """Writes orders `first`.. at the pace, each when its time has come, not when the one before was seen. Returns the
     milliseconds from each commit to its being seen."""
     committed: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()

@@ -14,6 +14,8 @@ from rich.table import Table
 from benchmarks.capture import CaptureCost
 from benchmarks.drain import Drained
 from benchmarks.growth import Growth
+from benchmarks.history import TARGET as HISTORY_TARGET
+from benchmarks.history import UnderHistory
 from benchmarks.latency import Latency
 from benchmarks.presence import ON_PAPER_ITEMS, ON_PAPER_NODES, Presence
 from benchmarks.workloads import Backlog
@@ -32,6 +34,7 @@ class Results:
     capture: list[CaptureCost] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
     presence: Presence | None = None
+    under_history: UnderHistory | None = None
     failures: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
     notes: dict[str, str] = field(default_factory=dict)
@@ -65,6 +68,9 @@ class Results:
             "capture": [asdict(cost) for cost in self.capture],
             "growth": [{**asdict(growth), "reached": growth.reached} for growth in self.growth],
             "presence": None if self.presence is None else asdict(self.presence),
+            "under_history": None
+            if self.under_history is None
+            else {**asdict(self.under_history), "ratio": self.under_history.ratio, "target": HISTORY_TARGET},
             "peak_rss_mb": self.peak_rss_mb(),
             "differences": self.differences(),
             "failures": self.failures,
@@ -78,6 +84,7 @@ def show(results: Results, console: Console) -> None:
     for shown in (
         _backlogs(results.drained),
         _latencies(results.latencies),
+        _under_history(results.under_history),
         _capture(results.capture),
         _growth(results.growth),
         _presence(results.presence),
@@ -203,6 +210,22 @@ def _growth(growths: Sequence[Growth]) -> Table | None:
             f"{growth.ratio:.2f}",
             f"{target} {_verdict(growth.reached)}",
         )
+    return table
+
+
+def _under_history(measured: UnderHistory | None) -> Table | None:
+    if measured is None:
+        return None
+    reached = "reached" if measured.ratio <= HISTORY_TARGET else "not reached"
+    table = Table(
+        title=f"Live changes while {measured.customers:,} items go to a new node by history",
+        caption=f"p50 × {measured.ratio:.2f} (target ≤ {HISTORY_TARGET:g}: {reached}); history brought "
+        f"{measured.per_second:,.0f} items/s meanwhile.",
+    )
+    for heading in ("", "p50 ms", "p95 ms"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row("without history", f"{measured.alone_p50_ms:.2f}", f"{measured.alone_p95_ms:.2f}")
+    table.add_row("under history", f"{measured.p50_ms:.2f}", f"{measured.p95_ms:.2f}")
     return table
 
 
