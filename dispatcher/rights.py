@@ -45,14 +45,13 @@ class Rights:
         asked = [item for item in again.items if item.type in self.structure.types]
         known = [c for c in view.known(asked) if not c.gone]
         facts = facts_of(known, view, self.structure, self.limited)
+        to = {c.item: addressees(c.item, self.node, self.structure, self.limited, facts) for c in known}
         owners = set(again.owners)
         more = again.more
         for link in links:
             if link.node not in self.node.children:
                 continue
-            addressed = [
-                c.item for c in known if link.node in addressees(c.item, self.node, self.structure, self.limited, facts)
-            ]
+            addressed = [item for item, nodes in to.items() if link.node in nodes]
             view.pend(link.node, view.lacking(link, addressed))
             held = [i for i in addressed if i in owners and link.node in facts.holders.get(i, ())]
             more |= self._follow(view, link, held, besides=())

@@ -425,17 +425,24 @@ def _walk(connection: Connection, type_names: Mapping[int, str], items_max: int)
         return Again((), (), more=False)
     number, below, down_to = walks[0]
     scanned = items_max * WALKED_AT_ONCE
-    passed = connection.rows(
-        "SELECT type, item_key, mark, gone FROM kod_register FORCE INDEX (by_mark)"
-        " WHERE mark > 0 AND mark > %s AND mark < %s ORDER BY mark DESC LIMIT %s",
-        (down_to, below, scanned),
+    window = (
+        "FROM kod_register FORCE INDEX (by_mark) WHERE mark > 0 AND mark > %s AND mark < %s ORDER BY mark DESC LIMIT %s"
     )
-    found = [row for row in passed if row[0] == number]
+    found = connection.rows(
+        f"SELECT type, item_key, mark, gone FROM (SELECT type, item_key, mark, gone {window}) p WHERE type = %s"
+        " ORDER BY mark DESC LIMIT %s",
+        (down_to, below, scanned, number, items_max + 1),
+    )
     taken = found[:items_max]
     if len(found) > len(taken):
-        connection.run("UPDATE kod_walks SET below = %s WHERE type = %s", (taken[-1][2], number))
-    elif len(passed) == scanned:
-        connection.run("UPDATE kod_walks SET below = %s WHERE type = %s", (passed[-1][2], number))
+        edge = taken[-1][2]
+    else:
+        count, lowest = connection.one(
+            f"SELECT COUNT(*), MIN(mark) FROM (SELECT mark {window}) p", (down_to, below, scanned)
+        )
+        edge = lowest if count == scanned else None
+    if edge is not None:
+        connection.run("UPDATE kod_walks SET below = %s WHERE type = %s", (edge, number))
     else:
         connection.run("DELETE FROM kod_walks WHERE type = %s AND again_from IS NULL", (number,))
         connection.run(  # one after another: `again_from` comes last

@@ -279,9 +279,15 @@ ON CONFLICT (type) DO UPDATE SET again_from = w.below, down_to = 0"""
 
 _WALK = "SELECT type, below, down_to FROM kod.walks ORDER BY type LIMIT 1"
 
-_PASSED = """
-SELECT r.type, r.key, r.mark, r.gone FROM kod.register r
-WHERE r.mark > 0 AND r.mark > $1::bigint AND r.mark < $2::bigint ORDER BY r.mark DESC LIMIT {limit}"""
+_WINDOW = """
+SELECT {columns} FROM kod.register r
+WHERE r.mark > 0 AND r.mark > $1::bigint AND r.mark < $2::bigint ORDER BY r.mark DESC LIMIT {scanned:d}"""
+
+# The server stops where it has found enough of the type, mostly long before the window's end.
+_PASSED = f"""
+SELECT p.type, p.key, p.mark, p.gone FROM ({_WINDOW.replace("{columns}", "r.type, r.key, r.mark, r.gone")}) p
+WHERE p.type = $3::smallint ORDER BY p.mark DESC LIMIT {{limit:d}}"""
+_EDGE = f"SELECT count(*), min(p.mark) FROM ({_WINDOW.replace('{columns}', 'r.mark')}) p"
 
 _WALKED = "UPDATE kod.walks SET below = $2::bigint WHERE type = $1::smallint"
 
@@ -347,13 +353,17 @@ def look_again(transaction: Transaction, ids: TypeIds, items_max: int) -> Again:
         return Again((), (), more=False)
     number, below, down_to = walks[0]
     scanned = items_max * WALKED_AT_ONCE
-    passed = transaction.rows(Statement(_PASSED.format(limit=scanned), (str(down_to), str(below))))
-    found = [row for row in passed if row[0] == number]
+    window = (str(down_to), str(below))
+    found = transaction.rows(Statement(_PASSED.format(scanned=scanned, limit=items_max + 1), (*window, str(number))))
     taken = found[:items_max]
+    edge = None
     if len(found) > len(taken):
-        transaction.queue(Statement(_WALKED, (str(number), str(taken[-1][2]))))
-    elif len(passed) == scanned:
-        transaction.queue(Statement(_WALKED, (str(number), str(passed[-1][2]))))
+        edge = taken[-1][2]
+    else:
+        count, lowest = transaction.one(Statement(_EDGE.format(scanned=scanned), window))
+        edge = lowest if count == scanned else None
+    if edge is not None:
+        transaction.queue(Statement(_WALKED, (str(number), str(edge))))
     else:
         transaction.queue(Statement(_ENDED, (str(number),)), Statement(_UNMARKED, (str(number),)))
     (more,) = transaction.one(Statement(_WAITING))

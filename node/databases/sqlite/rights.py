@@ -234,17 +234,21 @@ def _walk(connection: sqlite3.Connection, type_names: Mapping[int, str], items_m
         return Again((), (), more=False)
     number, below, down_to = walk
     scanned = items_max * WALKED_AT_ONCE
-    passed = connection.execute(
-        "SELECT type, key, mark, gone FROM kod_register WHERE mark > 0 AND mark > ? AND mark < ? "
-        "ORDER BY mark DESC LIMIT ?",
-        (down_to, below, scanned),
+    window = "FROM kod_register WHERE mark > 0 AND mark > :down_to AND mark < :below ORDER BY mark DESC LIMIT :scanned"
+    values = {"down_to": down_to, "below": below, "scanned": scanned, "type": number, "limit": items_max + 1}
+    found = connection.execute(  # SQLite stops where it has found enough of the type
+        f"SELECT type, key, mark, gone FROM (SELECT type, key, mark, gone {window}) WHERE type = :type "
+        "ORDER BY mark DESC LIMIT :limit",
+        values,
     ).fetchall()
-    found = [row for row in passed if row[0] == number]
     taken = found[:items_max]
     if len(found) > len(taken):
-        connection.execute("UPDATE kod_walks SET below = ? WHERE type = ?", (taken[-1][2], number))
-    elif len(passed) == scanned:
-        connection.execute("UPDATE kod_walks SET below = ? WHERE type = ?", (passed[-1][2], number))
+        edge = taken[-1][2]
+    else:
+        count, lowest = connection.execute(f"SELECT count(*), min(mark) FROM (SELECT mark {window})", values).fetchone()
+        edge = lowest if count == scanned else None
+    if edge is not None:
+        connection.execute("UPDATE kod_walks SET below = ? WHERE type = ?", (edge, number))
     else:
         connection.execute("DELETE FROM kod_walks WHERE type = ? AND again_from IS NULL", (number,))
         connection.execute(
