@@ -27,6 +27,9 @@ XML_TYPES = (
 (interval, arrays, network addresses …) is a string: the database's canonical text. A dateTime bears Z where
 `zoned`."""
 
+ANY = "anyType"
+"""The form of composites, and the type in `Property.composite` that stands for every one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Property:
@@ -46,6 +49,9 @@ class Property:
     """The type in the database that the package was generated from: for people and for conformity."""
     generated: bool = False
     """That database invents the values (serial, identity, autoincrement)."""
+    composite: tuple[str, ...] = ()
+    """The types that its values may have: of XML_TYPES, or of the package (then the value is a reference); (ANY,) for
+    whatever there is. It travels as {"#type": …, "#value": …}, and `xml` is ANY; without any it is no composite."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 from schemas.errors import ConfigError, Fault
-from schemas.package import NAMESPACE, XML_TYPES, Package, PackageSection, PackageType, Property
+from schemas.package import ANY, NAMESPACE, XML_TYPES, Package, PackageSection, PackageType, Property
 
 _XS = "http://www.w3.org/2001/XMLSchema"
 _KOD = "urn:kod:package:1"
@@ -52,6 +52,7 @@ _BUILT_IN = {
     **dict.fromkeys(_STRINGS.split(), "string"),
     **{name: name for name in ("decimal", "float", "double", "boolean", "dateTime", "date", "time", "base64Binary")},
     "dateTimeStamp": "dateTime",
+    "anyType": ANY,
 }
 
 
@@ -109,6 +110,9 @@ def _name_faults(of_type: PackageType) -> Iterator[Fault]:
     for key in set(of_type.key) - {p.name for p in of_type.properties}:
         yield Fault(where, f"its key {key!r} does not travel", "take it out of `exclude`")
     for prop in (*of_type.properties, *(p for s in of_type.sections for p in s.properties)):
+        for name in prop.composite:
+            if not _NAME.fullmatch(name):
+                yield Fault(where, f"{prop.name}: {name!r} cannot be a type's name in XML", "e.g. Catalog.Product")
         for text in (prop.native, prop.target or "", *prop.values):
             if _NOT_XML.search(text):
                 yield Fault(where, f"{prop.name}: {text!r} has characters that XML does not allow")
@@ -210,6 +214,7 @@ def _said_apart(prop: Property, said: set[str]) -> dict[str, str]:
         "zoned": "true" if prop.zoned else None,
         "native": prop.native or None,
         "generated": "true" if prop.generated else None,
+        "composite": " ".join(prop.composite) if prop.composite not in ((), (ANY,)) else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -553,6 +558,7 @@ class _Reader:
             digits=simple.digits,
             values=simple.values,
             zoned=simple.zoned,
+            composite=(ANY,) if simple.xml == ANY else (),
         )
         info = element.said("property")
         return self._with_said(found, info, element) if info is not None else found
@@ -560,7 +566,7 @@ class _Reader:
     def _with_said(self, prop: Property, info: _Element, element: _Element) -> Property:
         said = info.attributes
         xml = said.get("xml", prop.xml)
-        if xml not in XML_TYPES:
+        if "xml" in said and (xml not in XML_TYPES or prop.xml == ANY):
             self.fault(element, f"property {prop.name!r}: {xml!r} is no form of values", ", ".join(XML_TYPES))
         try:
             length = int(said["length"]) if "length" in said else prop.length
@@ -569,6 +575,8 @@ class _Reader:
         except (ValueError, IndexError):
             self.fault(element, f"property {prop.name!r}: its length or digits are no numbers")
             return prop
+        if "composite" in said and prop.xml != ANY:
+            self.fault(element, f"property {prop.name!r}: values of several types", 'type="xs:anyType"')
         values = tuple(v.attributes.get("is", "") for v in info.children if v.tag == f"{_KOD} value")
         return replace(
             prop,
@@ -580,6 +588,7 @@ class _Reader:
             zoned=prop.zoned or said.get("zoned") == "true",
             native=said.get("native", ""),
             generated=said.get("generated") == "true",
+            composite=tuple(said.get("composite", "").split()) or prop.composite,
         )
 
     def _simple_of(self, element: _Element, what: str) -> _Simple:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from schemas.errors import ConfigError
-from schemas.package import XML_TYPES, Package, PackageSection, PackageType, Property
+from schemas.package import ANY, XML_TYPES, Package, PackageSection, PackageType, Property
 from schemas.xsd import fingerprinted, read_xsd, write_xsd
 
 _letters = "abcXYZ_абвЯЁ"
@@ -28,10 +28,17 @@ _texts = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cs",
 _spaces = st.sampled_from(["", " ", " a", "a\nb", "\t", "<&\">'", "]]>", "\r\n"])
 
 
+_composites = st.just((ANY,)) | st.lists(
+    st.sampled_from(XML_TYPES) | _type_names, min_size=1, max_size=3, unique=True
+).map(tuple)
+
+
 @st.composite
 def _properties(draw: st.DrawFn, names: list[str]) -> tuple[Property, ...]:
     return tuple(
-        Property(
+        Property(name, ANY, draw(st.booleans()), draw(st.booleans()), composite=draw(_composites))
+        if draw(st.integers(0, 9)) == 0
+        else Property(
             name=name,
             xml=draw(st.sampled_from(XML_TYPES)),
             nullable=draw(st.booleans()),
@@ -144,6 +151,17 @@ def test_the_fingerprint_is_of_the_meaning_and_not_of_the_spaces() -> None:
     assert read_xsd(loose.encode()).fingerprint == read_xsd(BY_HAND.encode()).fingerprint
     assert len(read_xsd(BY_HAND.encode()).fingerprint) == 16
     assert read_xsd(BY_HAND.replace('"15"', '"16"').encode()).fingerprint != read_xsd(BY_HAND.encode()).fingerprint
+
+
+def test_a_composite_is_an_any_type_that_says_what_it_may_hold() -> None:
+    """Or a receiver would guess what a value of it refers to."""
+    payer = Property("payer", ANY, composite=("Catalog.Customer", "Справочник.Лицо", "string", "decimal"))
+    written = write_xsd(Package({"Document.Payment": PackageType("Document.Payment", "object", (), (payer,))}))
+    assert b'name="payer" type="xs:anyType" nillable="true"' in written
+    assert read_xsd(written).types["Document.Payment"].properties == (payer,)
+    by_hand = BY_HAND.replace('name="дата" type="dateTime"', 'name="дата" type="anyType"')
+    found = read_xsd(by_hand.encode()).types["Документ.Заказ"].property("дата")
+    assert found == Property("дата", ANY, nullable=False, optional=True, composite=(ANY,)), "whatever there is"
 
 
 @pytest.mark.parametrize(
