@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from node.databases import Database
-from node.opened import open_node, package_of
+from node.opened import open_node
+from node.packages import package_of
 from schemas.errors import ConfigError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
 from schemas.structure import Mismatch, Structure

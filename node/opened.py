@@ -7,12 +7,12 @@ from pathlib import Path
 
 from node.config import database_url, node_settings
 from node.databases import Database, open_database
+from node.packages import package_of
 from schemas.compilation import compile_structure, generate_package, tables_needed
 from schemas.errors import UnavailableError
 from schemas.network import Network
-from schemas.package import Package
 from schemas.structure import Structure
-from schemas.xsd import fingerprinted, read_xsd
+from schemas.xsd import fingerprinted
 
 
 def open_node(network: Network, code: str) -> tuple[Database, Structure]:
@@ -46,8 +46,3 @@ def connect(network: Network, code: str) -> Database:
                 f"there is no database file {file}", hint=f"create node {code}'s database with the application's tables"
             )
     return open_database(url)
-
-
-def package_of(network: Network) -> Package | None:
-    """The package that nodes.yaml names; None where it names none."""
-    return read_xsd(network.package) if network.package is not None else None

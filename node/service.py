@@ -33,6 +33,7 @@ from node.clock import SystemClock
 from node.config import signature_keys
 from node.databases import Database
 from node.opened import open_node
+from node.packages import keep_package
 from schemas.errors import ConfigError, ConflictError, IdentityError, InvariantError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
 from schemas.structure import Structure
@@ -89,6 +90,7 @@ def opened(network: Network, code: str, admit: Callable[[Database, Bus], None]) 
         bus = open_bus(network.bus, network.name, code, node.neighbours, network.kafka)
         stack.callback(bus.close)
         admit(database, bus)
+        keep_package(network)
         store = database.store(settings, structure)
         stack.callback(store.close)
         store.start(node.neighbours, node.below)

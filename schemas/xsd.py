@@ -262,8 +262,8 @@ class _Element:
         return None
 
 
-def read_xsd(source: bytes | str | Path) -> Package:
-    """The package that an XSD describes, with its fingerprint.
+def read_xsd(source: bytes | str | Path, name: str = "the package") -> Package:
+    """The package that an XSD describes, with its fingerprint. `name`: what faults in bytes are named by.
 
     By hand, plain XSD is enough: a property is required unless minOccurs="0", null is allowed where it is nillable, the
     key is the first property where appinfo does not say, an element of a complex type that may be repeated is a
@@ -271,12 +271,12 @@ def read_xsd(source: bytes | str | Path) -> Package:
 
     Raises ConfigError with file, line and a hint.
     """
-    name, data = ("the package", source) if isinstance(source, bytes) else (str(source), _file_bytes(Path(source)))
+    name, data = (name, source) if isinstance(source, bytes) else (str(source), file_bytes(Path(source)))
     package = _read(data, name)
     return Package(dict(package.types), package.fingerprint)
 
 
-def _file_bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

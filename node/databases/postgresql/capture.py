@@ -283,21 +283,26 @@ def all_statements(connection: Connection, structure: Structure) -> list[str]:
     if missing:
         raise ConfigError(f"types are new since the last install: {', '.join(missing)}", hint="kod install")
     made: list[str] = []
-    for role in roles(structure, ids, reflect(connection, tables_of(structure))):
-        kind, partitions = _kind(connection, role.table)
+    tables = tables_of(structure)
+    kinds = _kinds(connection, tables)
+    for role in roles(structure, ids, reflect(connection, tables)):
+        kind, partitions = kinds.get(role.table, ("", []))
         if kind in "rp":  # a view has no rows of its own: `kod check` says so
             made += statements(role, partitions=partitions)
     return [*made, *rights.statements(connection, structure, ids)]
 
 
-def _kind(connection: Connection, table: str) -> tuple[str, list[str]]:
-    row = connection.execute(
-        "SELECT c.relkind::text, ARRAY(SELECT p.relid::regclass::text FROM pg_partition_tree(c.oid) p"
+def _kinds(connection: Connection, tables: Sequence[str]) -> dict[str, tuple[str, list[str]]]:
+    """What each relation is (pg_class.relkind), and its partitions as SQL."""
+    names = orjson.dumps([{"name": table, "quoted": quoted_table(table)} for table in tables]).decode()
+    rows = connection.execute(
+        "SELECT w.name, c.relkind::text, ARRAY(SELECT p.relid::regclass::text FROM pg_partition_tree(c.oid) p"
         " WHERE c.relkind = 'p' AND p.relid <> c.oid ORDER BY 1)"
-        " FROM pg_class c WHERE c.oid = to_regclass($1)",
-        (quoted_table(table),),
-    ).fetchone()
-    return (row[0], row[1]) if row else ("", [])
+        " FROM json_to_recordset($1::json) AS w(name text, quoted text)"
+        " JOIN pg_class c ON c.oid = to_regclass(w.quoted)",
+        (names,),
+    ).fetchall()
+    return {name: (kind, partitions) for name, kind, partitions in rows}
 
 
 def check(connection: Connection, structure: Structure) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from node.databases.sqlite import rights
 from node.databases.sqlite.lexical import Form, any_of, key_array_sql, quoted
-from node.databases.sqlite.reflection import UniqueIndex, unique_indexes
+from node.databases.sqlite.reflection import UniqueIndex, folded, unique_indexes
 from schemas.structure import Field, ItemType, Section, Structure
 
 NOW_SQL = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)"
@@ -64,9 +64,10 @@ def triggers(
 ) -> dict[str, str]:
     """Every trigger that this structure needs in this database, by name."""
     found: dict[str, str] = {}
+    views = {folded(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'")}
     for item_type in structure.types.values():
         for captured in _captured(item_type, type_ids[item_type.name]):
-            if not _is_view(connection, captured.table):
+            if folded(captured.table) not in views:
                 found.update(_triggers_of(connection, captured, now_sql))
     return found | rights.triggers(connection, structure, type_ids)
 
@@ -77,14 +78,6 @@ def installed(connection: sqlite3.Connection) -> dict[str, str]:
         "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND substr(name, 1, ?) = ?", (len(PREFIX), PREFIX)
     )
     return dict(rows.fetchall())
-
-
-def _is_view(connection: sqlite3.Connection, table: str) -> bool:
-    return bool(
-        connection.execute(
-            "SELECT 1 FROM sqlite_master WHERE type = 'view' AND name = ? COLLATE NOCASE", (table,)
-        ).fetchone()
-    )
 
 
 def _captured(item_type: ItemType, type_id: int) -> list[_Captured]:

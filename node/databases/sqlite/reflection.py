@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import string
 from collections.abc import Iterable, Mapping, Sequence
 
 from node.databases.sqlite.lexical import affinity_of, quoted, xml_of
@@ -22,9 +23,9 @@ def table_names(connection: sqlite3.Connection) -> Sequence[str]:
 
 def reflect(connection: sqlite3.Connection, names: Iterable[str]) -> Mapping[str, Table]:
     """The tables of these names, spelled as they were asked for: SQLite's names know no upper and lower case."""
-    asked = {_folded(name): name for name in names}
+    asked = {folded(name): name for name in names}
     kinds = {
-        _folded(name): (name, kind == "view", sql or "")
+        folded(name): (name, kind == "view", sql or "")
         for name, kind, sql in connection.execute(
             "SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view')"
         )
@@ -34,9 +35,12 @@ def reflect(connection: sqlite3.Connection, names: Iterable[str]) -> Mapping[str
     }
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """As SQLite compares names: upper and lower case of ASCII letters only."""
-    return re.sub("[A-Z]", lambda found: found[0].lower(), name)
+    return name.translate(_LOWER)
+
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def _table(
@@ -100,7 +104,7 @@ def _why_inexact(xml: str, affinity: str) -> str:
 def _foreign_keys(
     connection: sqlite3.Connection, name: str, columns: Sequence[str], asked: Mapping[str, str]
 ) -> tuple[ForeignKey, ...]:
-    own = {_folded(column): column for column in columns}
+    own = {folded(column): column for column in columns}
     grouped: dict[int, list[tuple[str, str, str | None, str]]] = {}
     for number, _, target, column, target_column, _, on_delete, _ in connection.execute(
         f"PRAGMA foreign_key_list({quoted(name)})"
@@ -110,15 +114,15 @@ def _foreign_keys(
     for _, pairs in sorted(grouped.items(), reverse=True):  # SQLite lists the last declared first
         target = pairs[0][0]
         target_rows = connection.execute(f"PRAGMA table_xinfo({quoted(target)})").fetchall()
-        theirs = {_folded(row[1]): row[1] for row in target_rows}
-        target_columns = [theirs.get(_folded(t), t) for _, _, t, _ in pairs if t is not None]
+        theirs = {folded(row[1]): row[1] for row in target_rows}
+        target_columns = [theirs.get(folded(t), t) for _, _, t, _ in pairs if t is not None]
         if not target_columns:  # REFERENCES t: its primary key
             target_columns = [row[1] for row in sorted(target_rows, key=lambda row: row[5]) if row[5]]
         if len(target_columns) == len(pairs):
             found.append(
                 ForeignKey(
-                    columns=tuple(own.get(_folded(c), c) for _, c, _, _ in pairs),
-                    target=asked.get(_folded(target), target),
+                    columns=tuple(own.get(folded(c), c) for _, c, _, _ in pairs),
+                    target=asked.get(folded(target), target),
                     target_columns=tuple(target_columns),
                     on_delete="" if pairs[0][3] in ("NO ACTION", "RESTRICT") else pairs[0][3],
                 )

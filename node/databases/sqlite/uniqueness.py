@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 
 from node.databases.sqlite.lexical import affinity_of, quoted
-from node.databases.sqlite.reflection import UniqueIndex, reflect, unique_indexes
+from node.databases.sqlite.reflection import UniqueIndex, unique_indexes
 from schemas.structure import ItemType
+from schemas.tables import Table
 
 _ACTIONS = ("CASCADE", "SET NULL", "SET DEFAULT")
 
@@ -19,15 +20,14 @@ class Uniqueness:
         self._indexes = tuple(tuple(columns) for columns in indexes)
 
     @classmethod
-    def of(cls, connection: sqlite3.Connection, item_type: ItemType) -> Uniqueness | None:
-        """None where two items of the type cannot get into each other's way."""
+    def of(cls, connection: sqlite3.Connection, item_type: ItemType, table: Table) -> Uniqueness | None:
+        """None where two items of the type cannot get into each other's way. `table` is the type's."""
         assert item_type.table is not None
         key = {f.column.name for f in item_type.key if f.column}
         indexes = _indexes(connection, item_type.table, key)
         in_sections = any(_indexes(connection, s.table, {own for own, _ in s.link}) for s in item_type.sections)
         if not indexes and not in_sections:
             return None
-        (table,) = reflect(connection, [item_type.table]).values()
         followed = _followed(connection, item_type.table)
         free = {
             column.name: "NULL" if column.nullable else _placeholder(column.native)

@@ -9,7 +9,7 @@ holds.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -22,6 +22,7 @@ from node.databases.sqlite.reflection import reflect, unique_indexes
 from node.databases.sqlite.uniqueness import Uniqueness
 from schemas.errors import DanglingError, DuplicateError, MessageError
 from schemas.structure import Field, ItemType, Reference, Section, Structure
+from schemas.tables import Table
 from serializers.keys import Item
 
 Row = tuple[Any, ...]
@@ -282,14 +283,16 @@ class Writing:
     def __init__(self, connection: sqlite3.Connection, structure: Structure, reading: Reading) -> None:
         self._connection = connection
         self._reading = reading
+        tables = reflect(connection, _tables_of(structure))
         self.types: dict[str, TypeWriting] = {}
         for name, item_type in structure.types.items():
             if item_type.table is not None:
                 primary = [i for i in unique_indexes(connection, item_type.table) if i.primary]
                 primary_key = [column for column, _ in primary[0].columns] if primary else []
-                unique = Uniqueness.of(connection, item_type) if item_type.is_object else None
+                table = tables[item_type.table]
+                unique = Uniqueness.of(connection, item_type, table) if item_type.is_object else None
                 self.types[name] = TypeWriting(item_type, reading.types[name], primary_key, unique)
-        self._cascading = _cascading(connection, structure)
+        self._cascading = _cascading(structure, tables)
 
     def write(self, accepted: Sequence[Accepted]) -> None:
         """All of them, whatever refers to what, and whichever way unique values pass from one item to another.
@@ -639,7 +642,13 @@ def broken_references(connection: sqlite3.Connection) -> str:
     return "; ".join(dict.fromkeys(names)) + " (foreign key)"
 
 
-def _cascading(connection: sqlite3.Connection, structure: Structure) -> dict[str, list[tuple[str, Reference]]]:
+def _tables_of(structure: Structure) -> Iterator[str]:
+    for item_type in structure.types.values():
+        if item_type.table is not None:
+            yield from (item_type.table, *(section.table for section in item_type.sections))
+
+
+def _cascading(structure: Structure, reflected: Mapping[str, Table]) -> dict[str, list[tuple[str, Reference]]]:
     """By target type: references (of a type) by which the database itself changes rows when their target goes."""
     found: dict[str, list[tuple[str, Reference]]] = {}
     for item_type in structure.types.values():
@@ -647,11 +656,10 @@ def _cascading(connection: sqlite3.Connection, structure: Structure) -> dict[str
         tables[None] = item_type.table
         for reference in item_type.references:
             table = tables.get(reference.section)
-            if table is not None and reference.columns in _cascading_columns(connection, table):
+            if table is not None and reference.columns in _cascading_columns(reflected[table]):
                 found.setdefault(reference.target, []).append((item_type.name, reference))
     return found
 
 
-def _cascading_columns(connection: sqlite3.Connection, table: str) -> set[tuple[str, ...]]:
-    (reflected,) = reflect(connection, [table]).values()
-    return {fk.columns for fk in reflected.foreign_keys if fk.on_delete}
+def _cascading_columns(table: Table) -> set[tuple[str, ...]]:
+    return {fk.columns for fk in table.foreign_keys if fk.on_delete}
