@@ -6,7 +6,6 @@ From the start of the process to "daemon started": the first time, and once what
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 TYPES = 300
 COLUMNS = 5_000

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -19,6 +20,7 @@ import orjson
 
 from schemas import package as words
 from schemas import xsd
+from schemas.errors import ConfigError
 from schemas.network import Network
 from schemas.package import Package, PackageSection, PackageType, Property
 
@@ -38,6 +40,24 @@ def keep_package(network: Network) -> None:
         kept = _kept_in(network)
         if _kept(data, kept) is None:
             _keep(xsd.read_xsd(data, str(network.package)), data, kept)
+
+
+def put_in_place(data: bytes, path: Path) -> None:
+    """Writes a file, whole or not at all, durably."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with half.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            half.chmod(stat.S_IMODE(path.stat().st_mode))
+        half.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            half.unlink()
+        raise ConfigError(f"{path}: {error.strerror or error}", hint="may this user write there?") from None
 
 
 def _kept_in(network: Network) -> Path:

@@ -73,7 +73,16 @@ def _package_type(
             if section in tables
         ),
         record_key=tuple(names.get(c, c) for c in table.primary_key if c not in key_columns) if settings.filter else (),
+        text=table.comment or _text(settings),
     )
+
+
+def _text(settings: TypeSettings) -> str:
+    """What people read of a type whose table says nothing of itself."""
+    if settings.filter:
+        return f"A set of records: the rows of {settings.table} with the same values of the filter."
+    sections = ", ".join(f"{name} (the rows of {table})" for name, table in settings.sections.items())
+    return f"A row of {settings.table}" + (f", with {sections}." if sections else ".")
 
 
 def _key_columns(settings: TypeSettings, table: Table) -> tuple[str, ...]:
@@ -107,6 +116,7 @@ def _property(
         zoned=column.xml == "dateTime" and ("with time zone" in column.native or column.native == "timestamptz"),
         native=column.native + (INEXACT if column.why_inexact else ""),
         generated=column.generated_key,
+        text=column.comment,
     )
 
 
@@ -133,6 +143,7 @@ def _package_section(
         name=name,
         properties=tuple(_property(c, section, names, types, own, False) for c in columns),
         key=tuple(names.get(c, c) for c in section.primary_key if c not in linked),
+        text=section.comment,
     )
 
 

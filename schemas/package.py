@@ -52,6 +52,8 @@ class Property:
     composite: tuple[str, ...] = ()
     """The types that its values may have: of XML_TYPES, or of the package (then the value is a reference); (ANY,) for
     whatever there is. It travels as {"#type": …, "#value": …}, and `xml` is ANY; without any it is no composite."""
+    text: str = ""
+    """For people. It means nothing to programs, and is not in the fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class PackageSection:
     properties: tuple[Property, ...]
     key: tuple[str, ...] = ()
     """The properties that tell the rows of one object apart; empty when nothing does."""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class PackageType:
     sections: tuple[PackageSection, ...] = ()
     record_key: tuple[str, ...] = ()
     """The properties that tell the records of one set apart; empty when nothing does."""
+    text: str = ""
 
     def property(self, name: str) -> Property | None:
         return next((p for p in self.properties if p.name == name), None)

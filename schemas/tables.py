@@ -28,6 +28,8 @@ class Column:
     values: tuple[str, ...] = ()
     """An enumeration's values."""
     why_inexact: str = ""
+    comment: str = ""
+    """What its makers say of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Table:
     foreign_keys: tuple[ForeignKey, ...] = ()
     uniques: tuple[tuple[str, ...], ...] = ()
     view: bool = False
+    comment: str = ""
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)

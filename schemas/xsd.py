@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,8 +23,9 @@ from xml.sax.saxutils import escape, quoteattr
 from schemas.errors import ConfigError, Fault
 from schemas.package import ANY, NAMESPACE, XML_TYPES, Package, PackageSection, PackageType, Property
 
-_XS = "http://www.w3.org/2001/XMLSchema"
-_KOD = "urn:kod:package:1"
+XS = "http://www.w3.org/2001/XMLSchema"
+KOD = "urn:kod:package:1"
+_DOCUMENTATION = f"{XS} documentation"
 REFERENCE = "Reference"
 FILTER, RECORDS = "Filter", "Records"
 
@@ -67,31 +69,41 @@ def write_xsd(package: Package) -> bytes:
     faults = [fault for of_type in package.types.values() for fault in _name_faults(of_type)]
     if faults:
         raise ConfigError("the package cannot be written", faults=faults)
+    return _text(package).encode()
+
+
+def _text(package: Package, *, texts: bool = True) -> str:
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<xs:schema xmlns:xs="{_XS}" xmlns:kod="{_KOD}" xmlns="{NAMESPACE}"',
+        f'<xs:schema xmlns:xs="{XS}" xmlns:kod="{KOD}" xmlns="{NAMESPACE}"',
         f'           targetNamespace="{NAMESPACE}" elementFormDefault="qualified">',
         "  <xs:annotation>",
         "    <xs:documentation>What travels between the nodes: one complexType for each type. kod:… says what XSD has",
         "    no words for: keys, what a reference refers to, the type in the database that it was generated from.",
         "    </xs:documentation>",
         "  </xs:annotation>",
-        f'  <xs:simpleType name="{REFERENCE}">',
-        "    <xs:annotation>",
-        "      <xs:documentation>The key of another item, or a part of it.</xs:documentation>",
-        "    </xs:annotation>",
-        '    <xs:restriction base="xs:string"/>',
-        "  </xs:simpleType>",
+        *REFERENCE_LINES,
     ]
     for of_type in package.types.values():
-        lines += _type_lines(of_type)
+        lines += type_lines(of_type, texts=texts)
     lines.append("</xs:schema>")
-    return ("\n".join(lines) + "\n").encode()
+    return "\n".join(lines) + "\n"
+
+
+REFERENCE_LINES = (
+    f'  <xs:simpleType name="{REFERENCE}">',
+    "    <xs:annotation>",
+    "      <xs:documentation>The key of another item, or a part of it.</xs:documentation>",
+    "    </xs:annotation>",
+    '    <xs:restriction base="xs:string"/>',
+    "  </xs:simpleType>",
+)
 
 
 def fingerprinted(package: Package) -> Package:
-    """The package with its fingerprint: the first 16 hexadecimal digits of SHA-256 over its canonical XSD."""
-    return replace(package, fingerprint=hashlib.sha256(write_xsd(package)).hexdigest()[:16])
+    """The package with its fingerprint: the first 16 hexadecimal digits of SHA-256 over its canonical XSD, but for what
+    is only for people."""
+    return replace(package, fingerprint=hashlib.sha256(_text(package, texts=False).encode()).hexdigest()[:16])
 
 
 def _name_faults(of_type: PackageType) -> Iterator[Fault]:
@@ -113,49 +125,57 @@ def _name_faults(of_type: PackageType) -> Iterator[Fault]:
         for name in prop.composite:
             if not _NAME.fullmatch(name):
                 yield Fault(where, f"{prop.name}: {name!r} cannot be a type's name in XML", "e.g. Catalog.Product")
-        for text in (prop.native, prop.target or "", *prop.values):
+        for text in (prop.native, prop.target or "", prop.text, *prop.values):
             if _NOT_XML.search(text):
                 yield Fault(where, f"{prop.name}: {text!r} has characters that XML does not allow")
 
 
-def _type_lines(of_type: PackageType) -> Iterator[str]:
+def type_lines(of_type: PackageType, *, texts: bool = True) -> Iterator[str]:
     yield f"  <xs:complexType name={quoteattr(of_type.name)}>"
-    yield from _appinfo({"kind": of_type.kind, "key": " ".join(of_type.key)}, "type", "    ")
+    said = {"kind": of_type.kind, "key": " ".join(of_type.key)}
+    yield from _annotation(of_type.text if texts else "", said, "type", "    ")
     yield "    <xs:sequence>"
     if of_type.kind == "record_set":
-        key = [p for p in of_type.properties if p.name in of_type.key]
-        others = [p for p in of_type.properties if p.name not in of_type.key]
-        yield from _rows_lines(FILTER, "", key, {}, "      ")
-        many = ' minOccurs="0" maxOccurs="unbounded"'
-        yield from _rows_lines(RECORDS, many, others, {"key": " ".join(of_type.record_key)}, "      ")
+        filtered, records = filter_and_records(of_type)
+        yield from rows_lines(filtered, "      ", many=False, texts=texts)
+        yield from rows_lines(records, "      ", texts=texts)
     else:
         for prop in of_type.properties:
-            yield from _property_lines(prop, "      ")
+            yield from property_lines(prop, "      ", texts=texts)
     for section in of_type.sections:
-        many = ' minOccurs="0" maxOccurs="unbounded"'
-        yield from _rows_lines(section.name, many, section.properties, {"key": " ".join(section.key)}, "      ")
+        yield from rows_lines(section, "      ", texts=texts)
     yield "    </xs:sequence>"
     yield "  </xs:complexType>"
 
 
-def _rows_lines(
-    name: str, occurs: str, properties: Sequence[Property], appinfo: Mapping[str, str], indent: str
-) -> Iterator[str]:
-    yield f"{indent}<xs:element name={quoteattr(name)}{occurs}>"
-    if appinfo:
-        yield from _appinfo(appinfo, "rows", indent + "  ")
+def filter_and_records(of_type: PackageType) -> tuple[PackageSection, PackageSection]:
+    """The two parts of a record set, as the XSD has them."""
+    filtered = tuple(p for p in of_type.properties if p.name in of_type.key)
+    records = tuple(p for p in of_type.properties if p.name not in of_type.key)
+    return PackageSection(FILTER, filtered), PackageSection(RECORDS, records, of_type.record_key)
+
+
+def rows_lines(rows: PackageSection, indent: str, *, many: bool = True, texts: bool = True) -> Iterator[str]:
+    occurs = ' minOccurs="0" maxOccurs="unbounded"' if many else ""
+    yield f"{indent}<xs:element name={quoteattr(rows.name)}{occurs}>"
+    yield from _annotation(
+        rows.text if texts else "", {"key": " ".join(rows.key)} if many else {}, "rows", indent + "  "
+    )
     yield f"{indent}  <xs:complexType>"
     yield f"{indent}    <xs:sequence>"
-    for prop in properties:
-        yield from _property_lines(prop, indent + "      ")
+    for prop in rows.properties:
+        yield from property_lines(prop, indent + "      ", texts=texts)
     yield f"{indent}    </xs:sequence>"
     yield f"{indent}  </xs:complexType>"
     yield f"{indent}</xs:element>"
 
 
-def _property_lines(prop: Property, indent: str) -> Iterator[str]:
+def property_lines(prop: Property, indent: str, *, texts: bool = True) -> Iterator[str]:
     facets, said = _facets(prop)
     appinfo = _said_apart(prop, said)
+    if prop.native:
+        appinfo["made"] = made(prop)
+    text = prop.text if texts else ""
     base = REFERENCE if prop.target is not None else f"xs:{_base(prop)}"
     head = f"{indent}<xs:element name={quoteattr(prop.name)}"
     if not facets:
@@ -164,12 +184,11 @@ def _property_lines(prop: Property, indent: str) -> Iterator[str]:
         head += ' nillable="true"'
     if prop.optional:
         head += ' minOccurs="0"'
-    if not facets and not appinfo:
+    if not facets and not appinfo and not text:
         yield head + "/>"
         return
     yield head + ">"
-    if appinfo:
-        yield from _appinfo(appinfo, "property", indent + "  ", () if "values" in said else prop.values)
+    yield from _annotation(text, appinfo, "property", indent + "  ", () if "values" in said else prop.values)
     if facets:
         yield f"{indent}  <xs:simpleType>"
         yield f'{indent}    <xs:restriction base="{base}">'
@@ -178,6 +197,15 @@ def _property_lines(prop: Property, indent: str) -> Iterator[str]:
         yield f"{indent}    </xs:restriction>"
         yield f"{indent}  </xs:simpleType>"
     yield f"{indent}</xs:element>"
+
+
+def made(prop: Property) -> str:
+    """A checksum of what the database said of a property when it was generated. What people change in it afterwards
+    (but for its text, and whether it is optional) is told by it."""
+    facets, said = _facets(prop)
+    apart = _said_apart(prop, said)
+    facts = (prop.xml, prop.nullable, facets, sorted(apart.items()), () if "values" in said else prop.values)
+    return f"{zlib.crc32(repr(facts).encode()):08x}"
 
 
 def _base(prop: Property) -> str:
@@ -219,12 +247,26 @@ def _said_apart(prop: Property, said: set[str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _appinfo(attributes: Mapping[str, str], name: str, indent: str, values: Sequence[str] = ()) -> Iterator[str]:
-    text = "".join(f" {key}={_attribute(value)}" for key, value in attributes.items() if value or key != "key")
+def _annotation(
+    text: str, attributes: Mapping[str, str], name: str, indent: str, values: Sequence[str] = ()
+) -> Iterator[str]:
+    """What is said to people, and to KOD under kod:name."""
+    said = "".join(f" {key}={_attribute(value)}" for key, value in attributes.items() if value or key != "key")
     inside = "".join(f"<kod:value is={_attribute(value)}/>" for value in values)
-    element = f"<kod:{name}{text}>{inside}</kod:{name}>" if inside else f"<kod:{name}{text}/>"
-    if text or inside:
-        yield f"{indent}<xs:annotation><xs:appinfo>{element}</xs:appinfo></xs:annotation>"
+    element = f"<kod:{name}{said}>{inside}</kod:{name}>" if inside else f"<kod:{name}{said}/>"
+    appinfo = f"<xs:appinfo>{element}</xs:appinfo>" if said or inside else ""
+    if text:
+        yield f"{indent}<xs:annotation>"
+        yield f"{indent}  <xs:documentation>{_escaped(text)}</xs:documentation>"
+        if appinfo:
+            yield f"{indent}  {appinfo}"
+        yield f"{indent}</xs:annotation>"
+    elif appinfo:
+        yield f"{indent}<xs:annotation>{appinfo}</xs:annotation>"
+
+
+def _escaped(text: str) -> str:
+    return escape(text, {"\r": "&#13;"})
 
 
 def _attribute(value: str) -> str:
@@ -236,28 +278,41 @@ def _attribute(value: str) -> str:
 
 
 @dataclass
-class _Element:
+class Element:
     tag: str
     attributes: dict[str, str]
     line: int
     prefixes: Mapping[str, str]
-    children: list[_Element] = field(default_factory=list)
+    outside: Mapping[str, str] = field(default_factory=dict)
+    """The prefixes that are known around it; `prefixes`: within it."""
+    begins: int = 0
+    """Where its start tag begins, in bytes."""
+    ends: int = 0
+    """Where its end tag begins, if it has one."""
+    children: list[Element] = field(default_factory=list)
+    text: str = ""
+    """Of documentation."""
 
-    def all(self, *names: str) -> list[_Element]:
-        return [c for c in self.children if c.tag in {f"{_XS} {n}" for n in names}]
+    def all(self, *names: str) -> list[Element]:
+        return [c for c in self.children if c.tag in {f"{XS} {n}" for n in names}]
 
-    def first(self, *names: str) -> _Element | None:
+    def first(self, *names: str) -> Element | None:
         return next(iter(self.all(*names)), None)
 
     def get(self, name: str) -> str | None:
         return self.attributes.get(name)
 
-    def said(self, name: str) -> _Element | None:
+    def documentation(self) -> str:
+        """The first text for people in its annotations."""
+        found = (d.text for annotation in self.all("annotation") for d in annotation.all("documentation"))
+        return next(found, "")
+
+    def said(self, name: str) -> Element | None:
         """What appinfo says under kod:name."""
         for annotation in self.all("annotation"):
             for appinfo in annotation.all("appinfo"):
                 for element in appinfo.children:
-                    if element.tag == f"{_KOD} {name}":
+                    if element.tag == f"{KOD} {name}":
                         return element
         return None
 
@@ -285,7 +340,7 @@ def file_bytes(path: Path) -> bytes:
 
 @lru_cache(maxsize=4)
 def _read(data: bytes, name: str) -> Package:
-    root = _parse(data, name)
+    root = parse(data, name)
     reader = _Reader(name, root)
     package = reader.package()
     if not reader.faults:
@@ -301,12 +356,12 @@ def _read(data: bytes, name: str) -> Package:
     return fingerprinted(package)
 
 
-def _parse(data: bytes, name: str) -> _Element:
+def parse(data: bytes, name: str) -> Element:
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
     scopes: list[dict[str, str]] = [{}]
     pending: dict[str, str] = {}
-    top = _Element("", {}, 0, {})
+    top = Element("", {}, 0, {})
     stack = [top]
 
     def start_prefix(prefix: str | None, uri: str | None) -> None:
@@ -315,14 +370,18 @@ def _parse(data: bytes, name: str) -> _Element:
     def start(tag: str, attributes: dict[str, str]) -> None:
         scope = {**scopes[-1], **pending} if pending else scopes[-1]
         pending.clear()
+        element = Element(tag, attributes, parser.CurrentLineNumber, scope, scopes[-1], parser.CurrentByteIndex)
         scopes.append(scope)
-        element = _Element(tag, attributes, parser.CurrentLineNumber, scope)
         stack[-1].children.append(element)
         stack.append(element)
 
     def end(_: str) -> None:
         scopes.pop()
-        stack.pop()
+        stack.pop().ends = parser.CurrentByteIndex
+
+    def characters(text: str) -> None:
+        if stack[-1].tag == _DOCUMENTATION:
+            stack[-1].text += text
 
     def doctype(*_: object) -> None:
         fault = Fault(f"{name}:{parser.CurrentLineNumber}", "an XSD has no document type", "remove <!DOCTYPE …>")
@@ -331,6 +390,7 @@ def _parse(data: bytes, name: str) -> _Element:
     parser.StartNamespaceDeclHandler = start_prefix
     parser.StartElementHandler = start
     parser.EndElementHandler = end
+    parser.CharacterDataHandler = characters
     parser.StartDoctypeDeclHandler = doctype
     try:
         parser.Parse(data, True)
@@ -339,8 +399,8 @@ def _parse(data: bytes, name: str) -> _Element:
         fault = Fault(f"{name}:{line}", f"not XML: {error}", "generate the package again with `kod schema generate`")
         raise ConfigError(f"{name}: the package cannot be read", faults=[fault]) from None
     root = top.children[0]
-    if root.tag != f"{_XS} schema":
-        fault = Fault(f"{name}:{root.line}", "it is no XSD: the root is not xs:schema", f"xmlns:xs={_XS!r}")
+    if root.tag != f"{XS} schema":
+        fault = Fault(f"{name}:{root.line}", "it is no XSD: the root is not xs:schema", f"xmlns:xs={XS!r}")
         raise ConfigError(f"{name}: the package cannot be read", faults=[fault])
     return root
 
@@ -375,7 +435,7 @@ class _Simple:
 class _Reader:
     """One reading of an XSD: its named types, and what was not understood."""
 
-    def __init__(self, name: str, root: _Element) -> None:
+    def __init__(self, name: str, root: Element) -> None:
         self.name = name
         self.root = root
         self.faults: list[Fault] = []
@@ -383,7 +443,7 @@ class _Reader:
         self.complex = {t.get("name") or "": t for t in root.all("complexType")}
         self._open: list[str] = []
 
-    def fault(self, element: _Element, text: str, hint: str = "") -> None:
+    def fault(self, element: Element, text: str, hint: str = "") -> None:
         self.faults.append(Fault(f"{self.name}:{element.line}", text, hint))
 
     def package(self) -> Package:
@@ -413,13 +473,13 @@ class _Reader:
                     found.add(name)
         return {n for n in found if self.complex[n].said("type") is None}
 
-    def _own_name(self, element: _Element, qname: str | None) -> str:
+    def _own_name(self, element: Element, qname: str | None) -> str:
         if qname is None:
             return ""
         prefix, _, local = qname.rpartition(":")
         return local if element.prefixes.get(prefix, "") == NAMESPACE else ""
 
-    def _type(self, name: str, element: _Element) -> PackageType:
+    def _type(self, name: str, element: Element) -> PackageType:
         info = element.said("type")
         elements = self._elements(element)
         kind: Literal["object", "record_set"] = "object"
@@ -433,9 +493,9 @@ class _Reader:
             return self._record_set(name, element, elements)
         properties, sections = self._split(elements)
         key = self._key(info, properties, element, f"type {name}", default=True)
-        return PackageType(name, "object", key, properties, sections)
+        return PackageType(name, "object", key, properties, sections, text=element.documentation())
 
-    def _record_set(self, name: str, element: _Element, elements: list[_Element]) -> PackageType:
+    def _record_set(self, name: str, element: Element, elements: list[Element]) -> PackageType:
         by_name = {e.get("name"): e for e in elements}
         if not by_name.keys() >= {FILTER, RECORDS}:
             self.fault(element, f"type {name} is a record set without {FILTER} or {RECORDS}")
@@ -446,10 +506,10 @@ class _Reader:
         key = self._key(info, filtered, element, f"type {name}", default=False) or tuple(p.name for p in filtered)
         ordered = tuple(sorted(filtered, key=lambda p: key.index(p.name) if p.name in key else len(key)))
         record_key = self._key(by_name[RECORDS].said("rows"), records, by_name[RECORDS], f"type {name}", default=False)
-        return PackageType(name, "record_set", key, ordered + records, (), record_key)
+        return PackageType(name, "record_set", key, ordered + records, (), record_key, element.documentation())
 
     def _key(
-        self, info: _Element | None, properties: tuple[Property, ...], element: _Element, what: str, *, default: bool
+        self, info: Element | None, properties: tuple[Property, ...], element: Element, what: str, *, default: bool
     ) -> tuple[str, ...]:
         names = [p.name for p in properties]
         if info is None:
@@ -460,18 +520,18 @@ class _Reader:
                 self.fault(element, f"{what}: the key names {name!r}, which is no property of it")
         return key
 
-    def _elements(self, element: _Element) -> list[_Element]:
+    def _elements(self, element: Element) -> list[Element]:
         """The elements of a complex type, or of an element with one: its base's first."""
-        if element.tag == f"{_XS} element":
+        if element.tag == f"{XS} element":
             named = self._own_name(element, element.get("type"))
             inner = self.complex.get(named) or element.first("complexType")
             if inner is None:
                 self.fault(element, f"{element.get('name')!r} is not of a complex type")
                 return []
             element = inner
-        found: list[_Element] = []
+        found: list[Element] = []
         for child in element.children:
-            kind = child.tag.removeprefix(f"{_XS} ")
+            kind = child.tag.removeprefix(f"{XS} ")
             if kind in ("sequence", "all"):
                 found += self._particles(child)
             elif kind == "complexContent":
@@ -480,10 +540,10 @@ class _Reader:
                 self.fault(child, f"xs:{kind} is not understood in a type", "elements in xs:sequence or xs:all")
         return found
 
-    def _particles(self, group: _Element) -> list[_Element]:
-        found: list[_Element] = []
+    def _particles(self, group: Element) -> list[Element]:
+        found: list[Element] = []
         for child in group.children:
-            kind = child.tag.removeprefix(f"{_XS} ")
+            kind = child.tag.removeprefix(f"{XS} ")
             if kind == "element" and child.get("name"):
                 found.append(child)
             elif kind == "sequence":
@@ -492,7 +552,7 @@ class _Reader:
                 self.fault(child, f"xs:{kind} is not understood here", 'elements with name="…" in xs:sequence')
         return found
 
-    def _extended(self, content: _Element) -> list[_Element]:
+    def _extended(self, content: Element) -> list[Element]:
         extension = content.first("extension")
         base = self.complex.get(self._own_name(extension, extension.get("base"))) if extension else None
         if extension is None or base is None or id(base) in map(id, self._bases()):
@@ -503,10 +563,10 @@ class _Reader:
         self._open.pop()
         return found
 
-    def _bases(self) -> list[_Element]:
+    def _bases(self) -> list[Element]:
         return [self.complex[name] for name in self._open]
 
-    def _split(self, elements: list[_Element]) -> tuple[tuple[Property, ...], tuple[PackageSection, ...]]:
+    def _split(self, elements: list[Element]) -> tuple[tuple[Property, ...], tuple[PackageSection, ...]]:
         properties, sections = [], []
         for element in elements:
             nested = self._own_name(element, element.get("type")) in self.complex or element.first("complexType")
@@ -523,7 +583,7 @@ class _Reader:
                 properties.append(self._property(element))
         return tuple(properties), tuple(sections)
 
-    def _section(self, element: _Element) -> PackageSection:
+    def _section(self, element: Element) -> PackageSection:
         name = element.get("name") or ""
         if name in self._open:
             self.fault(element, f"section {name!r} contains itself")
@@ -534,11 +594,10 @@ class _Reader:
             self._open.pop()
         if nested:
             self.fault(element, f"section {name!r} has a section of its own", "sections are one level deep")
-        return PackageSection(
-            name, properties, self._key(element.said("rows"), properties, element, f"section {name}", default=False)
-        )
+        key = self._key(element.said("rows"), properties, element, f"section {name}", default=False)
+        return PackageSection(name, properties, key, element.documentation())
 
-    def _split_rows(self, elements: list[_Element]) -> tuple[tuple[Property, ...], bool]:
+    def _split_rows(self, elements: list[Element]) -> tuple[tuple[Property, ...], bool]:
         plain = [
             e
             for e in elements
@@ -546,7 +605,7 @@ class _Reader:
         ]
         return self._split(plain)[0], len(plain) != len(elements)
 
-    def _property(self, element: _Element) -> Property:
+    def _property(self, element: Element) -> Property:
         name = element.get("name") or ""
         simple = self._simple_of(element, f"property {name!r}")
         found = Property(
@@ -559,11 +618,12 @@ class _Reader:
             values=simple.values,
             zoned=simple.zoned,
             composite=(ANY,) if simple.xml == ANY else (),
+            text=element.documentation(),
         )
         info = element.said("property")
         return self._with_said(found, info, element) if info is not None else found
 
-    def _with_said(self, prop: Property, info: _Element, element: _Element) -> Property:
+    def _with_said(self, prop: Property, info: Element, element: Element) -> Property:
         said = info.attributes
         xml = said.get("xml", prop.xml)
         if "xml" in said and (xml not in XML_TYPES or prop.xml == ANY):
@@ -577,7 +637,7 @@ class _Reader:
             return prop
         if "composite" in said and prop.xml != ANY:
             self.fault(element, f"property {prop.name!r}: values of several types", 'type="xs:anyType"')
-        values = tuple(v.attributes.get("is", "") for v in info.children if v.tag == f"{_KOD} value")
+        values = tuple(v.attributes.get("is", "") for v in info.children if v.tag == f"{KOD} value")
         return replace(
             prop,
             xml=xml,
@@ -591,7 +651,7 @@ class _Reader:
             composite=tuple(said.get("composite", "").split()) or prop.composite,
         )
 
-    def _simple_of(self, element: _Element, what: str) -> _Simple:
+    def _simple_of(self, element: Element, what: str) -> _Simple:
         inner = element.first("simpleType")
         if inner is not None:
             return self._simple_type(inner, what)
@@ -600,7 +660,7 @@ class _Reader:
             self.fault(element, f"{what} has no type", 'e.g. type="xs:string"')
             return _Simple("string")
         prefix, _, local = qname.rpartition(":")
-        if element.prefixes.get(prefix, "") == _XS:
+        if element.prefixes.get(prefix, "") == XS:
             if local in _BUILT_IN:
                 return _Simple(_BUILT_IN[local], zoned=local == "dateTimeStamp")
             self.fault(element, f"{what}: values of {qname} are not understood", "a plain type, e.g. xs:decimal")
@@ -622,12 +682,12 @@ class _Reader:
         close = difflib.get_close_matches(name, [*self.simple, *_BUILT_IN], n=1)
         return f"did you mean {close[0]!r}?" if close else ""
 
-    def _simple_type(self, element: _Element, what: str) -> _Simple:
+    def _simple_type(self, element: Element, what: str) -> _Simple:
         restriction = element.first("restriction")
         if restriction is None:  # a list or a union: its text
             return _Simple("string")
         base = self._simple_of(restriction, what)
-        facets = {f.tag.removeprefix(f"{_XS} "): f.get("value") or "" for f in restriction.children}
+        facets = {f.tag.removeprefix(f"{XS} "): f.get("value") or "" for f in restriction.children}
         values = tuple(f.get("value") or "" for f in restriction.all("enumeration"))
         length = facets.get("maxLength", facets.get("length"))
         digits = base.digits

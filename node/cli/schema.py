@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from node.cli import Call, Command, json_option, node_option
 from node.report import print_findings, print_json, print_problem
 from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from schemas.package import Package
 
 
 @click.group()
@@ -23,34 +27,55 @@ def command() -> None:
     examples="""
         kod schema generate --node 00
         kod schema generate --node 00 -o schemas/retail.xsd
+        kod schema generate --node 00 -o - > now.xsd
     """,
 )
 @node_option()
-@click.option("-o", "--output", help="The file; nodes.yaml's package unless given; - for stdout.")
+@click.option("-o", "--output", help="The file; nodes.yaml's package unless given; - for stdout, as if there was none.")
+@click.option("--fresh", is_flag=True, help="Writes the file anew: what people changed in it is lost.")
 @click.pass_obj
-def generate(call: Call, code: str, output: str | None) -> int:
-    """Writes the package (XSD) from the database's metadata. Exit 1 if a type's table is not there."""
+def generate(call: Call, code: str, output: str | None, fresh: bool) -> int:
+    """Writes the package (XSD) from the database's metadata. Into a file that is there it puts what is new, and leaves
+    what people changed; what the database has no more is left, and named. Exit 1 if a type's table is not there."""
     network = call.network(code, package_needed=False)
     from node.opened import connect
     from schemas.compilation import generate_package, tables_needed
-    from schemas.xsd import write_xsd
 
     exchange = network.nodes[code].exchange
     with closing(connect(network, code)) as database:
         tables = database.reflect(tables_needed(exchange.values()))
     package = generate_package(exchange, tables)
-    written = write_xsd(package)
     target = Path(output) if output else network.package
     if target is None or output == "-":
-        sys.stdout.buffer.write(written)
+        from schemas.xsd import write_xsd
+
+        sys.stdout.buffer.write(write_xsd(package))
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(written)
-        click.echo(f"{target}: {len(package.types)} types", err=True)
+        _write(package, target, fresh=fresh)
     missing = [name for name, settings in exchange.items() if settings.takes_part and name not in package.types]
     for name in missing:
         print_problem(f"{name}: left out, there is no table {exchange[name].table!r} at node {code}")
     return 1 if missing else 0
+
+
+def _write(package: Package, target: Path, *, fresh: bool) -> None:
+    """Into the file, whole or not at all; one that would stay as it is is not touched."""
+    from node.packages import put_in_place
+    from schemas.merging import merge_xsd
+    from schemas.xsd import file_bytes, write_xsd
+
+    there = file_bytes(target) if target.exists() and not fresh else b""
+    if not there.strip():
+        put_in_place(write_xsd(package), target)
+        click.echo(f"{target}: {len(package.types)} types", err=True)
+        return
+    merged = merge_xsd(there, package, str(target))
+    if merged.written != there:
+        put_in_place(merged.written, target)
+    news = f"{merged.added} new" if merged.added else "brought up to date" if merged.written != there else "as it was"
+    click.echo(f"{target}: {len(package.types)} types, {news}", err=True)
+    for type_name, prop, text in merged.notes:
+        print_problem(f"{type_name}{f'.{prop}' if prop else ''}: {text}")
 
 
 @command.command(cls=Command, examples="kod schema check --node 00")

@@ -51,6 +51,7 @@ def _properties(draw: st.DrawFn, names: list[str]) -> tuple[Property, ...]:
             native=draw(
                 st.sampled_from(["", "bigint", "smallint", "numeric(10,2)", "timestamp with time zone"]) | _texts
             ),
+            text=draw(st.just("") | _texts | _spaces),
         )
         for name in names
     )
@@ -74,12 +75,12 @@ def _types(draw: st.DrawFn) -> PackageType:
     return PackageType(name, "object", key, properties, tuple(sections))
 
 
-_packages = st.lists(_types(), min_size=1, max_size=3, unique_by=lambda t: t.name).map(
+packages = st.lists(_types(), min_size=1, max_size=3, unique_by=lambda t: t.name).map(
     lambda types: Package({t.name: t for t in types})
 )
 
 
-@given(_packages)
+@given(packages)
 @settings(max_examples=150, deadline=None)
 def test_a_package_comes_back_as_it_was_written(package: Package) -> None:
     """Or two nodes that share one file would mean different things by it."""
@@ -91,7 +92,7 @@ def test_a_package_comes_back_as_it_was_written(package: Package) -> None:
     assert again == fingerprinted(package)
 
 
-@given(_packages)
+@given(packages)
 @settings(max_examples=25, deadline=None)
 def test_what_is_written_is_a_valid_xsd_for_others_too(package: Package) -> None:
     """Our own text is not validated when it is read, so it has to be valid always."""

@@ -36,7 +36,7 @@ _WITH_LENGTH = ("char", "varchar")
 # A database named by a constant: else information_schema opens the tables of all databases.
 _COLUMNS = """
 SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, IS_NULLABLE, EXTRA, CHARACTER_MAXIMUM_LENGTH,
-  NUMERIC_PRECISION, NUMERIC_SCALE, COLLATION_NAME
+  NUMERIC_PRECISION, NUMERIC_SCALE, COLLATION_NAME, COLUMN_COMMENT
 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {schema} AND TABLE_NAME IN ({named})
 ORDER BY TABLE_NAME, ORDINAL_POSITION"""
 
@@ -93,12 +93,12 @@ def _reflect_in(connection: Connection, schema: str, asked: Mapping[Name, str]) 
         count = sql.count("{schema}")
         return connection.rows(sql.format(schema="%s", named=named), [*[schema] * count, *tables])
 
-    kinds: dict[str, str] = dict(
-        rows(
-            "SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES"
-            " WHERE TABLE_SCHEMA = {schema} AND TABLE_NAME IN ({named})"
-        )
+    named = rows(
+        "SELECT TABLE_NAME, TABLE_TYPE, TABLE_COMMENT FROM information_schema.TABLES"
+        " WHERE TABLE_SCHEMA = {schema} AND TABLE_NAME IN ({named})"
     )
+    kinds: dict[str, str] = {table: kind for table, kind, _ in named}
+    comments: dict[str, str] = {table: comment for table, kind, comment in named if kind != "VIEW"}
     columns, checks, keys, foreign = (_grouped(rows(sql)) for sql in (_COLUMNS, _CHECKS, _KEYS, _FOREIGN_KEYS))
     found = {}
     for table in tables:
@@ -116,6 +116,7 @@ def _reflect_in(connection: Connection, schema: str, asked: Mapping[Name, str]) 
             foreign_keys=_foreign_keys(foreign.get(table, ()), schema, asked),
             uniques=tuple(dict.fromkeys(c for index, c in indexes.items() if index != "PRIMARY")),
             view=kinds[table] == "VIEW",
+            comment=comments.get(table, ""),
         )
     return found
 
@@ -133,7 +134,7 @@ def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def _column(row: Row, json: set[str]) -> Column:
-    name, data_type, native, nullable, extra, length, precision, scale, collation = row
+    name, data_type, native, nullable, extra, length, precision, scale, collation, comment = row
     if name in json and data_type == "longtext":
         data_type = native = "json"
     xml = "boolean" if re.match(r"tinyint\(1\)", native) else _XML.get(data_type, "string")
@@ -150,6 +151,7 @@ def _column(row: Row, json: set[str]) -> Column:
         digits=(precision, scale) if data_type == "decimal" else None,
         values=_values(native) if data_type == "enum" else (),
         why_inexact=_why_inexact(data_type, collation),
+        comment=comment,
     )
 
 

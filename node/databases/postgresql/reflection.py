@@ -38,7 +38,7 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND n.nspn
 ORDER BY 1"""
 
 _RELATIONS = """
-SELECT w.name, c.oid::bigint, c.relkind IN ('v', 'm')
+SELECT w.name, c.oid::bigint, c.relkind IN ('v', 'm'), coalesce(obj_description(c.oid, 'pg_class'), '')
 FROM json_to_recordset($1::json) AS w(name text, quoted text)
 JOIN pg_class c ON c.oid = to_regclass(w.quoted)
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
@@ -56,13 +56,15 @@ SELECT a.attrelid::bigint, a.attname, t.typname, tn.nspname = 'pg_catalog', x.ty
   a.attgenerated <> '',
   a.attidentity <> '' OR coalesce(pg_get_expr(ad.adbin, ad.adrelid) LIKE 'nextval(%', false),
   CASE WHEN t.typtype = 'e' THEN
-    (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) END
+    (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) END,
+  coalesce(cd.description, '')
 FROM pg_attribute a
 LEFT JOIN domains d ON d.domain = a.atttypid
 CROSS JOIN LATERAL (SELECT coalesce(d.type, a.atttypid) AS type,
                            CASE WHEN d.type IS NULL THEN a.atttypmod ELSE d.typmod END AS typmod) x
 JOIN pg_type t ON t.oid = x.type
 JOIN pg_namespace tn ON tn.oid = t.typnamespace
+LEFT JOIN pg_description cd ON cd.classoid = 'pg_class'::regclass AND cd.objoid = a.attrelid AND cd.objsubid = a.attnum
 LEFT JOIN pg_attrdef ad ON ad.adrelid = a.attrelid AND ad.adnum = a.attnum AND a.attgenerated = ''
 WHERE a.attrelid = ANY(CAST($1 AS oid[])) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum"""
@@ -111,7 +113,9 @@ def reflect(connection: Connection, names: Iterable[str]) -> dict[str, Table]:
     from orjson import dumps
 
     wanted = dumps([{"name": name, "quoted": quoted_table(name)} for name in names]).decode()
-    relations = {oid: (name, view) for name, oid, view in connection.execute(_RELATIONS, (wanted,)).fetchall()}
+    rows = connection.execute(_RELATIONS, (wanted,)).fetchall()
+    relations = {oid: (name, view) for name, oid, view, _ in rows}
+    comments = {oid: comment for _, oid, _, comment in rows}
     oids = "{" + ",".join(map(str, relations)) + "}"
     columns, keys, uniques, foreign = (_by_relation(connection, relations, sql, oids) for sql in _PARTS)
     return {
@@ -122,6 +126,7 @@ def reflect(connection: Connection, names: Iterable[str]) -> dict[str, Table]:
             foreign_keys=tuple(_foreign_key(row, relations) for row in foreign[oid]),
             uniques=tuple(dict.fromkeys(tuple(row[1]) for row in uniques[oid] if not row[0])),
             view=view,
+            comment=comments[oid],
         )
         for oid, (name, view) in relations.items()
     }
@@ -140,7 +145,7 @@ def _by_relation(
 
 
 def _column(row: Sequence[Any]) -> Column:
-    name, type_name, builtin, typmod, native, nullable, computed, generated, values = row
+    name, type_name, builtin, typmod, native, nullable, computed, generated, values, comment = row
     modified = typmod is not None and typmod >= 4
     return Column(
         name=name,
@@ -152,6 +157,7 @@ def _column(row: Sequence[Any]) -> Column:
         length=typmod - 4 if modified and type_name in ("varchar", "bpchar") else None,
         digits=_digits(typmod - 4) if modified and type_name == "numeric" else None,
         values=tuple(values or ()),
+        comment=comment,
     )
 
 
