@@ -4,6 +4,7 @@ __main__    the program `kod`; cli, one file for each command
 service     a node's daemon: the only place where the parts meet
 identity    whose life a database holds: moved, copied, restored; recovering, a lost node rebuilt by its neighbours
 opened      a node's database, and the structure that package, nodes.yaml and tables make together
+packages    the package's file, and what is kept of it between starts; loading, another one for running daemons
 config      nodes.yaml, read and checked with all its faults at once; marked, YAML with line marks
 status      what `kod status` shows; checking, explaining, comparing, journal, the same for their commands;
             waiting, the items in parked messages; histories, how far histories are

@@ -22,18 +22,22 @@ def open_node(network: Network, code: str) -> tuple[Database, Structure]:
     """
     database = connect(network, code)
     try:
-        exchange = node_settings(network, code).exchange
-        tables = database.reflect(tables_needed(exchange.values()))
-        package = package_of(network)
-        if package is not None:
-            return database, compile_structure(package, exchange, tables)
-        structure = compile_structure(fingerprinted(generate_package(exchange, tables)), exchange, tables)
-        # the package is these tables: they hold whatever it describes
-        fitting = tuple(m for m in structure.mismatches if m.effect != "will be cut")
-        return database, replace(structure, mismatches=fitting)
+        return database, structure_of(database, network, code)
     except BaseException:
         database.close()
         raise
+
+
+def structure_of(database: Database, network: Network, code: str) -> Structure:
+    """What package, nodes.yaml and tables make together now."""
+    exchange = node_settings(network, code).exchange
+    tables = database.reflect(tables_needed(exchange.values()))
+    package = package_of(network)
+    if package is not None:
+        return compile_structure(package, exchange, tables)
+    structure = compile_structure(fingerprinted(generate_package(exchange, tables)), exchange, tables)
+    # the package is these tables: they hold whatever it describes
+    return replace(structure, mismatches=tuple(m for m in structure.mismatches if m.effect != "will be cut"))
 
 
 def connect(network: Network, code: str) -> Database:

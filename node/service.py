@@ -16,7 +16,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
 
@@ -30,9 +31,9 @@ from dispatcher.sending import Sender
 from node import identity
 from node.buses import open_bus
 from node.clock import SystemClock
-from node.config import signature_keys
+from node.config import read_network, signature_keys
 from node.databases import Database
-from node.opened import open_node
+from node.opened import open_node, structure_of
 from node.packages import keep_package
 from schemas.errors import ConfigError, ConflictError, IdentityError, InvariantError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
@@ -74,18 +75,51 @@ def run(network: Network, code: str, *, once: bool = False, moved: bool = False,
     def admitted(database: Database, bus: Bus) -> None:
         identity.admit(database, bus, network, code, SystemClock().now(), moved=moved, copy=copy)
 
-    with opened(network, code, admitted) as (_, service):
-        return service.run_once() if once else service.run()
+    asked_to_end = threading.Event()
+    admit = admitted
+    with _locked(network, code) as (database, basis):
+        while True:
+            with _served(database, basis, code, admit) as service:
+                if once:
+                    return service.run_once()
+                service.run(asked_to_end)
+            if service.taken_over is None or asked_to_end.is_set():
+                event(log, logging.INFO, "daemon stopped", node=code)
+                return 0
+            basis, admit = service.taken_over, _known
 
 
 @contextmanager
 def opened(network: Network, code: str, admit: Callable[[Database, Bus], None]) -> Iterator[tuple[Database, Service]]:
     """A node with its database locked against other daemons and admitted, its store started and its bus open."""
+    with _locked(network, code) as (database, basis), _served(database, basis, code, admit) as service:
+        yield database, service
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a service is made of, and what `kod schema load` exchanges while the process goes on."""
+
+    network: Network
+    structure: Structure
+
+
+@contextmanager
+def _locked(network: Network, code: str) -> Iterator[tuple[Database, Basis]]:
+    database, structure = open_node(network, code)
+    with closing(database), database.daemon_lock(code):
+        yield database, Basis(network, structure)
+
+
+def _known(database: Database, bus: Bus) -> None:
+    """The node's life goes on: it was admitted when the process began."""
+
+
+@contextmanager
+def _served(database: Database, basis: Basis, code: str, admit: Callable[[Database, Bus], None]) -> Iterator[Service]:
+    network, structure = basis.network, basis.structure
     settings = network.nodes[code]
     with ExitStack() as stack:
-        database, structure = open_node(network, code)
-        stack.callback(database.close)
-        stack.enter_context(database.daemon_lock(code))
         node = node_view(network.topology, code)
         bus = open_bus(network.bus, network.name, code, node.neighbours, network.kafka)
         stack.callback(bus.close)
@@ -94,11 +128,28 @@ def opened(network: Network, code: str, admit: Callable[[Database, Bus], None]) 
         store = database.store(settings, structure)
         stack.callback(store.close)
         store.start(node.neighbours, node.below)
+        store.package_used(structure.fingerprint)
         follow = partial(identity.follow, database, network, code)
-        service = Service(node, structure, settings, store, bus, signature_keys(network, code), follow)
+        take_over = partial(_asked_for, database, network, code)
+        service = Service(node, structure, settings, store, bus, signature_keys(network, code), follow, take_over)
         stack.callback(service.close)
-        yield database, service
+        yield service
         follow()
+
+
+def _asked_for(database: Database, network: Network, code: str, fingerprint: str) -> Basis:
+    """The package that was asked for, with nodes.yaml's exchange as it is now: a new type is mostly in both. Whatever
+    else nodes.yaml says is taken over by the next start."""
+    now = read_network(network.path, started=code)
+    own = replace(network.nodes[code], exchange=now.nodes[code].exchange)
+    network = replace(network, package=now.package, nodes={**network.nodes, code: own})
+    structure = structure_of(database, network, code)
+    if structure.fingerprint != fingerprint:
+        raise ConfigError(
+            f"package {fingerprint} was loaded, and {network.package} holds {structure.fingerprint} here",
+            hint="put the same file there, then `kod schema load` it",
+        )
+    return Basis(network, structure)
 
 
 def node_view(topology: Topology, code: str) -> NodeView:
@@ -121,9 +172,10 @@ class Service:
         bus: Bus,
         keys: Mapping[str, bytes],
         note_life: Callable[[], None],
+        take_over: Callable[[str], Basis],
     ) -> None:
         """`keys`: the neighbours' with whom messages are signed. `note_life` writes down outside of the database how
-        far the node has come."""
+        far the node has come. `take_over`: the package of a fingerprint, and what it makes."""
         clock = SystemClock()
         self._purging = Purging(node, settings, store, clock)
         self.node = node
@@ -135,6 +187,10 @@ class Service:
         self._note_life = note_life
         self._bus_ahead_ms: int | None = None
         """As it was noted last."""
+        self._take_over = take_over
+        self.taken_over: Basis | None = None
+        """What the node is to go on with: the run has ended for it."""
+        self._fingerprint = structure.fingerprint
         self._stopping = threading.Event()
         self._send_now = threading.Event()
         self._arrived = {sender: threading.Event() for sender in node.neighbours}
@@ -169,9 +225,10 @@ class Service:
 
     # --- the daemon ---
 
-    def run(self) -> int:
-        """Runs until SIGTERM or SIGINT. 0 after a clean end; raises what made it stop otherwise."""
-        self._end_on_signals()
+    def run(self, asked_to_end: threading.Event) -> None:
+        """Runs until SIGTERM or SIGINT (then `asked_to_end` is set), or until there is a package to be taken over.
+        Raises what made it stop otherwise."""
+        self._end_on_signals(asked_to_end)
         sys.setswitchinterval(SWITCH_S)
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -195,15 +252,16 @@ class Service:
         publishers.shutdown()
         if self._failure is not None:
             raise self._failure
-        event(log, logging.INFO, "daemon stopped", node=self.node.code)
-        return 0
 
-    def _end_on_signals(self) -> None:
+    def _end_on_signals(self, asked_to_end: threading.Event) -> None:
         def end(number: int, _: FrameType | None) -> None:
+            asked_to_end.set()
             self._stopping.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
+        if asked_to_end.is_set():  # while a package was taken over
+            self._stopping.set()
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         """A fault of ours ends the daemon with a clear word, instead of one thread in silence."""
@@ -300,6 +358,21 @@ class Service:
             self._send_now.set()
             for arrived in self._arrived.values():
                 arrived.set()
+        asked = self.store.package_asked()
+        if asked is not None and self.taken_over is None:
+            self._follow_package(asked)
+
+    def _follow_package(self, asked: str) -> None:
+        """Ends this run for the package that `kod schema load` put in place; a faulty one is told, and left."""
+        try:
+            self.taken_over = self._take_over(asked)
+        except ConfigError as error:
+            text = "; ".join(map(str, error.faults)) or error.text
+            event(log, logging.ERROR, "package not taken over", package=asked, error=text, hint=error.hint)
+            self.store.package_used(self._fingerprint)
+            return
+        event(log, logging.INFO, "package taken over", package=asked, before=self._fingerprint)
+        self._stopping.set()
 
     def _compare_clocks(self) -> None:
         """Says so when this node's clock comes to differ from the bus's by more than nodes.yaml allows, or no more."""

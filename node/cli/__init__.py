@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SUMMARIES = {
     "demo": "Shows a network of its own at work, and proves that its nodes agree.",
     "check": "Checks nodes.yaml, hooks, the package, and each database against it.",
-    "schema": "Writes the package from a database, or compares them.",
+    "schema": "Writes the package from a database, compares them, or swaps it on running nodes.",
     "install": "Puts the registers and the capture triggers into a node's database.",
     "uninstall": "Takes all of it out again; the data stays.",
     "run": "Runs a node: sends and receives until it is told to stop.",

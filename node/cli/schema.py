@@ -1,4 +1,4 @@
-"""kod schema generate | check"""
+"""kod schema generate | check | load"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Writes the package from a database, or compares them."""
+    """Writes the package from a database, compares them, or swaps it on running nodes."""
 
 
 @command.command(
@@ -104,3 +104,47 @@ def check(call: Call, code: str, as_json: bool) -> int:
             empty=f"node {code}: the package and the database match, {len(structure.types)} types",
         )
     return 1 if losing(found) else 0
+
+
+@command.command(
+    cls=Command,
+    examples="""
+        kod schema load new.xsd
+        kod schema load schemas/retail.xsd --node 00
+    """,
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@node_option(needed=False, help="This node only (KOD_NODE); else all whose databases are within reach.")
+@json_option
+@click.pass_obj
+def load(call: Call, file: Path, code: str | None, as_json: bool) -> int:
+    """Puts FILE in the place of nodes.yaml's package and has running daemons go on with it, and with nodes.yaml's
+    exchange as it is now; what is new is installed. What waits for a type that it describes is then applied.
+
+    Validates first, and changes nothing where a type that takes part would not any more. Exit 1 if a daemon did not
+    take it over."""
+    network = call.network(code)
+    from node.loading import load as load_package
+
+    package, loaded = load_package(network, file, [code] if code else list(network.nodes))
+    if as_json:
+        said = [{"node": one.node, "state": one.state, "done": list(one.done)} for one in loaded]
+        print_json({"package": package.fingerprint, "types": len(package.types), "nodes": said})
+    else:
+        click.echo(f"package {package.fingerprint}: {len(package.types)} types, in {network.package}")
+    for one in loaded:
+        if not as_json:
+            click.echo(f"{one.node}  {_STATES[one.state]}")
+        for m in one.mismatches:
+            print_problem(f"{one.node}  {m.type}{f'.{m.property}' if m.property else ''}: {m.effect}: {m.text}", m.hint)
+        if one.error is not None:
+            print_problem(f"{one.node}  {one.error.text}", one.error.hint)
+    return 1 if any(one.state == "refused" for one in loaded) else 0
+
+
+_STATES = {
+    "taken over": "the daemon goes on with it",
+    "no daemon": "no daemon is running: it will start with it",
+    "refused": "the daemon has not taken it over: its log says why",
+    "not reached": "not reached: it starts with it if it reads the same file",
+}

@@ -140,6 +140,15 @@ class Database(Protocol):
 
     def set_streams(self, *, send: int | None, receive: int | None, reset: bool = False) -> None: ...
 
+    def ask_package(self, fingerprint: str) -> None:
+        """Has the running daemon take over the package of this fingerprint, which lies in its file by now."""
+        ...
+
+    def package(self) -> tuple[str | None, str | None]:
+        """The fingerprints of the package that the daemon is asked to take over (None: of none), and of the one that
+        it began with."""
+        ...
+
     def boundary(self) -> Stamp | None: ...
 
     def set_boundary(self, stamp: Stamp, *, skip: bool) -> int:

@@ -151,6 +151,15 @@ class MariadbDatabase:
                 (send, receive),
             )
 
+    def ask_package(self, fingerprint: str) -> None:
+        with self._connected(installed=True) as connection, transaction(connection):
+            connection.run("UPDATE kod_node SET package_asked = %s", (fingerprint,))
+
+    def package(self) -> tuple[str | None, str | None]:
+        with self._connected(installed=True) as connection:
+            asked, used = connection.one("SELECT package_asked, package_used FROM kod_node")
+            return asked, used
+
     def boundary(self) -> Stamp | None:
         with self._connected(installed=True) as connection:
             return _boundary(connection)

@@ -52,7 +52,7 @@ def fold(connection: Connection, reading: Reading, type_names: Mapping[int, str]
     _take(connection, rows)
     gathered = _gathered(rows)
     feared = [
-        (place, Item(type_names.get(type_id, ""), key.decode()))
+        (place, Item(type_names[type_id], key.decode()))
         for place, (type_id, key, _, local, gone) in enumerate(gathered)
         if gone and local
     ]

@@ -17,6 +17,7 @@ from node.databases.mariadb.folding import fold
 from node.databases.mariadb.reading import REGISTERED, Reading, by_type
 from node.databases.mariadb.registers import NOW_MS
 from node.databases.mariadb.writing import Writing
+from node.databases.type_names import TypeNames
 from schemas.errors import MessageError
 from schemas.stamp import Stamp
 from schemas.structure import Structure
@@ -61,7 +62,7 @@ class MariadbReceivingView:
         self._reading = reading
         self._writing = writing
         self._type_ids = type_ids
-        self._type_names = {type_id: name for name, type_id in type_ids.items()}
+        self._type_names = TypeNames({type_id: name for name, type_id in type_ids.items()})
         self._sender = sender
         self._forward = forward
         self._limited = limited

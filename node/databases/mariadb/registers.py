@@ -52,7 +52,9 @@ _TABLES = {
         told_incarnation BIGINT,
         told_session BIGINT,
         bus_ahead_ms BIGINT,
-        capture VARCHAR(64) NOT NULL DEFAULT ''""",
+        capture VARCHAR(64) NOT NULL DEFAULT '',
+        package_asked VARCHAR(64),
+        package_used VARCHAR(64)""",
     "kod_types": """
         id SMALLINT NOT NULL PRIMARY KEY,
         name VARCHAR(700) NOT NULL UNIQUE,

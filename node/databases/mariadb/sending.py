@@ -29,6 +29,7 @@ from node.databases.mariadb.lexical import Form, key_array_sql, literal, quoted
 from node.databases.mariadb.reading import REGISTERED, Reading, TypeReading, by_type
 from node.databases.mariadb.reflection import quoted_table
 from node.databases.turns import turn_sql
+from node.databases.type_names import TypeNames
 from schemas.stamp import Stamp
 from schemas.structure import Reference, Routing, Structure
 from serializers.keys import Item
@@ -73,7 +74,7 @@ class MariadbSendingView:
         self._structure = structure
         self._reading = reading
         self._type_ids = type_ids
-        self._type_names = {type_id: name for name, type_id in type_ids.items()}
+        self._type_names = TypeNames({type_id: name for name, type_id in type_ids.items()})
         self._opened: Stamp | None = None
         self._held: dict[str, dict[Item, Item | None]] = {}
 

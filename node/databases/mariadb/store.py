@@ -165,6 +165,15 @@ class MariadbStore:
             send, receive = asker.one("SELECT send_streams_max, receive_streams_max FROM kod_node")
             return send, receive
 
+    def package_asked(self) -> str | None:
+        with self._asking.connection() as asker:
+            (asked,) = asker.one("SELECT package_asked FROM kod_node")
+            return str(asked) if asked is not None else None
+
+    def package_used(self, fingerprint: str) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.run("UPDATE kod_node SET package_used = %s, package_asked = NULL", (fingerprint,))
+
     def figures(self) -> Figures:
         with self._asking.connection() as asker:
             return figures(asker)

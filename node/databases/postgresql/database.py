@@ -195,6 +195,17 @@ class PostgresqlDatabase:
                 (_text(send), _text(receive), str(reset).lower()),
             )
 
+    def ask_package(self, fingerprint: str) -> None:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            connection.execute("UPDATE kod.node SET package_asked = $1", (fingerprint,))
+
+    def package(self) -> tuple[str | None, str | None]:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            row = connection.execute("SELECT package_asked, package_used FROM kod.node").fetchone()
+        return (row[0], row[1]) if row else (None, None)
+
     def boundary(self) -> Stamp | None:
         with self._connections.connection() as connection:
             _must_be_installed(connection)

@@ -25,6 +25,7 @@ from dispatcher.ports import Change
 from node.databases.postgresql.connecting import Row, Statement, Transaction
 from node.databases.postgresql.keys import key_columns, keys_parameter, typed_keys
 from node.databases.postgresql.reflection import quoted, quoted_table
+from node.databases.type_names import TypeNames
 from schemas.stamp import Stamp
 from schemas.structure import Structure
 from serializers.keys import Item
@@ -51,7 +52,9 @@ CREATE TABLE kod.node (
   network text,
   told_incarnation bigint,
   told_session bigint,
-  bus_ahead_ms bigint
+  bus_ahead_ms bigint,
+  package_asked text,
+  package_used text
 );
 CREATE TABLE kod.types (
   id smallint PRIMARY KEY,
@@ -334,7 +337,7 @@ class TypeIds:
     """The types' numbers in the registers."""
 
     def __init__(self, rows: list[Row]) -> None:
-        self._names: dict[int, str] = dict(rows)
+        self._names: dict[int, str] = TypeNames(dict(rows))
         self._ids = {name: number for number, name in self._names.items()}
 
     @property

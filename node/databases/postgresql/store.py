@@ -272,6 +272,15 @@ class PostgresqlStore:
             row = connection.execute("SELECT send_streams_max, receive_streams_max FROM kod.node").fetchone()
         return (row[0], row[1]) if row else (None, None)
 
+    def package_asked(self) -> str | None:
+        with self._connections.connection() as connection:
+            row = connection.execute("SELECT package_asked FROM kod.node").fetchone()
+        return row[0] if row else None
+
+    def package_used(self, fingerprint: str) -> None:
+        with self._connections.connection() as connection:
+            connection.execute("UPDATE kod.node SET package_used = $1, package_asked = NULL", (fingerprint,))
+
     def figures(self) -> Figures:
         with self._connections.connection() as connection:
             return figures.figures(connection)

@@ -288,6 +288,15 @@ class SqliteDatabase:
                 (send, receive),
             )
 
+    def ask_package(self, fingerprint: str) -> None:
+        with self._connected(installed=True) as connection, transaction(connection):
+            connection.execute("UPDATE kod_node SET package_asked = ?", (fingerprint,))
+
+    def package(self) -> tuple[str | None, str | None]:
+        with self._connected(installed=True) as connection:
+            asked, used = connection.execute("SELECT package_asked, package_used FROM kod_node").fetchone()
+            return asked, used
+
     def boundary(self) -> Stamp | None:
         with self._connected(installed=True) as connection:
             (boundary,) = connection.execute("SELECT boundary FROM kod_node").fetchone()

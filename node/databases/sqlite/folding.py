@@ -70,7 +70,7 @@ def fold(connection: sqlite3.Connection, reading: Reading, type_names: Mapping[i
 def _look_whether_gone(connection: sqlite3.Connection, reading: Reading, type_names: Mapping[int, str]) -> None:
     """A log row that says "gone" may have been followed by others, or only feared a REPLACE: the table knows."""
     rows = connection.execute("SELECT rowid, type, key FROM temp.kod_folding WHERE gone AND local").fetchall()
-    items = {rowid: Item(type_names.get(type_id, ""), key) for rowid, type_id, key in rows}
+    items = {rowid: Item(type_names[type_id], key) for rowid, type_id, key in rows}
     existing = reading.existing(list(items.values()))
     connection.executemany(
         "UPDATE temp.kod_folding SET gone = 0 WHERE rowid = ?",

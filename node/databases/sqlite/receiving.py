@@ -13,6 +13,7 @@ from node.databases.sqlite import parking
 from node.databases.sqlite.folding import fold
 from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.writing import Writing
+from node.databases.type_names import TypeNames
 from schemas.errors import MessageError
 from schemas.stamp import Stamp
 from schemas.structure import Structure
@@ -48,7 +49,7 @@ class SqliteReceivingView:
         self._reading = reading
         self._writing = writing
         self._type_ids = type_ids
-        self._type_names = {type_id: name for name, type_id in type_ids.items()}
+        self._type_names = TypeNames({type_id: name for name, type_id in type_ids.items()})
         self._sender = sender
         self._forward = forward
         self._limited = limited

@@ -41,7 +41,9 @@ _TABLES = {
         network TEXT,
         told_incarnation INTEGER,
         told_session INTEGER,
-        bus_ahead_ms INTEGER)""",
+        bus_ahead_ms INTEGER,
+        package_asked TEXT,
+        package_used TEXT)""",
     "kod_journal": "CREATE TABLE kod_journal (mode TEXT NOT NULL)",
     "kod_types": """CREATE TABLE kod_types (
         id INTEGER PRIMARY KEY,

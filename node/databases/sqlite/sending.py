@@ -28,6 +28,7 @@ from node.databases.sqlite.folding import fold
 from node.databases.sqlite.lexical import Form, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading, by_type
 from node.databases.turns import turn_sql
+from node.databases.type_names import TypeNames
 from schemas.stamp import Stamp
 from schemas.structure import Reference, Routing, Structure
 from serializers.keys import Item
@@ -75,7 +76,7 @@ class SqliteSendingView:
         self._structure = structure
         self._reading = reading
         self._type_ids = type_ids
-        self._type_names = {type_id: name for name, type_id in type_ids.items()}
+        self._type_names = TypeNames({type_id: name for name, type_id in type_ids.items()})
         self._opened: Stamp | None = None
         self._held: dict[str, dict[Item, Item | None]] = {}
 

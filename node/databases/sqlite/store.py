@@ -203,6 +203,15 @@ class SqliteStore:
             )
             return send, receive
 
+    def package_asked(self) -> str | None:
+        with self._asking, translated(self._path):
+            (asked,) = self._open_asker().execute("SELECT package_asked FROM kod_node").fetchone()
+            return str(asked) if asked is not None else None
+
+    def package_used(self, fingerprint: str) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.execute("UPDATE kod_node SET package_used = ?, package_asked = NULL", (fingerprint,))
+
     def figures(self) -> Figures:
         with self._asking, translated(self._path):
             return figures(self._open_asker())

@@ -1,0 +1,101 @@
+"""`kod schema load`: running daemons go on with another package, over each database.
+
+00  PostgreSQL
+|
+01  MariaDB
+|
+02  SQLite
+"""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.edge.conftest import MakeNetwork
+from tests.edge.network import Node, TestNetwork
+from tests.servers import mariadb_url, postgresql_url
+
+pytestmark = [pytest.mark.mariadb, pytest.mark.postgresql, pytest.mark.xdist_group("edge-mariadb")]
+
+_CUSTOMERS = "CREATE TABLE customers (id INT NOT NULL PRIMARY KEY, name VARCHAR(80));\n"
+_NOTES = "CREATE TABLE notes (id INT NOT NULL PRIMARY KEY, text VARCHAR(80))"
+_EXCHANGE = {"Catalog.Customer": {"table": "customers", "reference_data": True}}
+_NEW_TYPE = {"Catalog.Note": {"table": "notes", "reference_data": True}}
+_PHONES = "SELECT id, phone FROM customers ORDER BY 1"
+_ALL_NOTES = "SELECT id, text FROM notes ORDER BY 1"
+
+
+def _grow(network: TestNetwork) -> None:
+    """A column and a type more, at every node and in nodes.yaml; no daemon has read that yet."""
+    for code in network.nodes:
+        network.execute(code, "ALTER TABLE customers ADD COLUMN phone VARCHAR(20)", _NOTES)
+    text = yaml.safe_load(network.path.read_text(encoding="utf-8"))
+    text["exchange"] |= _NEW_TYPE
+    network.path.write_text(yaml.safe_dump(text, sort_keys=False), encoding="utf-8")
+
+
+def test_running_daemons_go_on_with_another_package(make_network: MakeNetwork) -> None:
+    """Or each new column would stop every daemon. What waits for a type that a node did not know is applied by itself;
+    a restart goes on with what was loaded; a package that a node cannot do with changes nothing."""
+    network = make_network(
+        [
+            Node("00", _CUSTOMERS, url=postgresql_url()),
+            Node("01", _CUSTOMERS, "00", url=mariadb_url()),
+            Node("02", _CUSTOMERS, "01"),
+        ],
+        _EXCHANGE,
+    )
+    network.install()
+    network.start_and_wait()
+    before = (network.folder / "package.xsd").read_bytes()
+    pids = {code: daemon.pid for code, daemon in network.daemons.items()}
+    _grow(network)
+    network.kod("schema", "generate", "--node", "00", "-o", "new.xsd")
+
+    bad = (network.folder / "new.xsd").read_text(encoding="utf-8").replace('key="id"', 'key="name"', 1)
+    (network.folder / "bad.xsd").write_text(bad, encoding="utf-8")
+    refused = network.kod("schema", "load", "bad.xsd", exit_code=2)
+    assert "the primary key of 'customers' is ['id']" in refused.stderr
+    assert (network.folder / "package.xsd").read_bytes() == before
+
+    loaded = network.json("schema", "load", "new.xsd", "--node", "00")
+    assert [(one["node"], one["state"]) for one in loaded["nodes"]] == [("00", "taken over")]
+    network.execute("00", ("INSERT INTO notes VALUES (?, ?)", (1, "ahead")))
+    network.wait_until(lambda: network.status("01")["parked"] == 1, "01 parks a type that it does not know")
+
+    loaded = network.json("schema", "load", "new.xsd")
+    assert {one["state"] for one in loaded["nodes"]} == {"taken over"}
+    assert (network.folder / "package.xsd").read_bytes() == (network.folder / "new.xsd").read_bytes()
+    for code in ("01", "02"):
+        network.wait_for(code, _ALL_NOTES, [(1, "ahead")])
+    network.execute("02", ("INSERT INTO customers VALUES (?, ?, ?)", (1, "Ada", "+7")))
+    network.wait_for("00", _PHONES, [(1, "+7")])
+    assert {code: daemon.pid for code, daemon in network.daemons.items()} == pids
+    assert all(daemon.process.poll() is None for daemon in network.daemons.values())
+
+    assert network.daemons["00"].stop() == 0
+    assert network.json("schema", "load", "new.xsd", "--node", "00")["nodes"][0]["state"] == "no daemon"
+    network.start_and_wait("00")
+    network.execute("00", "UPDATE customers SET phone = '+90'")
+    network.wait_for("02", _PHONES, [(1, "+90")])
+    network.wait_until_settled()
+    assert all(not status["parked"] and not status["collisions"] for status in network.statuses().values())
+
+
+def test_a_daemon_that_does_not_find_what_was_loaded_goes_on_with_what_it_has(make_network: MakeNetwork) -> None:
+    """The file may lie elsewhere for it; guessing, or stopping, would be worse than saying so."""
+    network = make_network([Node("00", _CUSTOMERS), Node("01", _CUSTOMERS, "00")], _EXCHANGE)
+    network.install()
+    network.start_and_wait()
+    network.execute("00", "ALTER TABLE customers ADD COLUMN phone VARCHAR(20)")
+    network.kod("schema", "generate", "--node", "00", "-o", "new.xsd")
+    elsewhere = network.folder / "elsewhere.yaml"
+    text = network.path.read_text(encoding="utf-8")
+    elsewhere.write_text(text.replace("package.xsd", "other.xsd"), encoding="utf-8")
+    (network.folder / "other.xsd").write_bytes((network.folder / "package.xsd").read_bytes())
+    done = network.kod("-c", str(elsewhere), "schema", "load", "new.xsd", "--node", "00", exit_code=1)
+    assert "its log says why" in done.stdout
+    assert "package not taken over" in network.daemons["00"].log
+    network.execute("00", ("INSERT INTO customers (id, name) VALUES (?, ?)", (1, "Ada")))
+    network.wait_for("01", "SELECT id, name FROM customers", [(1, "Ada")])
