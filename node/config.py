@@ -557,10 +557,11 @@ class _Reading:
                 "optional",
                 "exclude",
                 "predefined",
-                "exceptions",
                 "formerly",
             ):
                 found[key] = marked.texts(value, where)
+            elif key == "exceptions":
+                found[key] = self._exceptions(value, where)
             elif key in ("columns", "references"):
                 found[key] = {**getattr(base, key), **marked.text_map(value, where)}
             elif key in ("composite", "enums"):
@@ -573,6 +574,12 @@ class _Reading:
             elif key == "collision":
                 found[key] = self._collision(value, where)
         return replace(base, **{key: value for key, value in found.items() if value is not None})
+
+    def _exceptions(self, node: Node, what: str) -> dict[str, str]:
+        """`[property, …]`, or `{property: why}`."""
+        if isinstance(node, MappingNode):
+            return self.marked.text_map(node, what)
+        return dict.fromkeys(self.marked.texts(node, what) or (), "")
 
     def _collision(self, node: Node, what: str) -> str | None:
         policy = self.marked.text(node, what)

@@ -35,7 +35,7 @@ from node.config import read_network, signature_keys
 from node.databases import Database
 from node.opened import open_node, structure_of
 from node.packages import keep_package
-from schemas.errors import ConfigError, ConflictError, IdentityError, InvariantError, KodError, UnavailableError
+from schemas.errors import ConfigError, ConflictError, Fault, IdentityError, InvariantError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
 from schemas.structure import Structure
 from schemas.topology import Topology
@@ -127,7 +127,11 @@ def _served(database: Database, basis: Basis, code: str, admit: Callable[[Databa
         keep_package(network)
         store = database.store(settings, structure)
         stack.callback(store.close)
-        store.start(node.neighbours, node.below)
+        _tell(structure, code)
+        try:
+            store.start(node.neighbours, node.below)
+        except ConfigError as error:
+            raise _refused(structure, code) or error from error
         store.package_used(structure.fingerprint)
         follow = partial(identity.follow, database, network, code)
         take_over = partial(_asked_for, database, network, code)
@@ -135,6 +139,26 @@ def _served(database: Database, basis: Basis, code: str, admit: Callable[[Databa
         stack.callback(service.close)
         yield service
         follow()
+
+
+def _tell(structure: Structure, code: str) -> None:
+    """What does not fit, at every start, with what it means."""
+    for m in structure.mismatches:
+        level = logging.DEBUG if m.effect == "note" else logging.WARNING
+        facts = {"type": m.type, "property": m.property or "", "effect": m.effect, "what": m.text, "hint": m.hint}
+        event(log, level, "package does not fit", **facts)
+    if structure.mismatches:
+        losing = sum(m.effect != "note" for m in structure.mismatches)
+        event(log, logging.INFO, "package checked", node=code, differences=len(structure.mismatches), losing=losing)
+
+
+def _refused(structure: Structure, code: str) -> ConfigError | None:
+    """Why a node whose capture is of other types than it has now cannot start, where the package is the reason."""
+    refused = [m for m in structure.mismatches if m.effect == "refused"]
+    if not refused:
+        return None
+    faults = [Fault(f"node {code}: {m.type}{f'.{m.property}' if m.property else ''}", m.text, m.hint) for m in refused]
+    return ConfigError("the package and the database cannot be reconciled", faults=faults)
 
 
 def _asked_for(database: Database, network: Network, code: str, fingerprint: str) -> Basis:

@@ -6,6 +6,6 @@ topology      the tree of nodes
 network       nodes.yaml, once it has been checked
 tables        what a database says of its tables
 package       what travels; xsd reads and writes it, merging puts what is new into an XSD that is there
-structure     the package as one node's tables hold it; compilation makes it
+structure     the package as one node's tables hold it; compilation makes it, fitting says what a column holds
 graph         circles
 """

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from schemas.fitting import INEXACT, misfit
 from schemas.graph import circles
 from schemas.network import TypeSettings
 from schemas.package import Package, PackageSection, PackageType, Property
@@ -112,16 +113,18 @@ def _property(
         target=target,
         length=column.length,
         digits=column.digits,
+        bits=_bits(column),
         values=settings.enums.get(name, column.values),
-        zoned=column.xml == "dateTime" and ("with time zone" in column.native or column.native == "timestamptz"),
+        zoned=column.zoned,
         native=column.native + (INEXACT if column.why_inexact else ""),
         generated=column.generated_key,
         text=column.comment,
     )
 
 
-INEXACT = ", not exact"
-"""Marks a type in the package whose own database does not hold every value of its form."""
+def _bits(column: Column) -> int | None:
+    """The least of XML's that has room for all of the column's."""
+    return next((bits for bits in (8, 16, 32, 64) if column.bits is not None and column.bits <= bits), None)
 
 
 def _single_target(column: str, table: Table, types: Mapping[str, str]) -> str | None:
@@ -161,7 +164,7 @@ def _of_section(settings: TypeSettings, section: str) -> TypeSettings:
         references={p.removeprefix(prefix): t for p, t in settings.references.items() if p.startswith(prefix)},
         enums={p.removeprefix(prefix): v for p, v in settings.enums.items() if p.startswith(prefix)},
         exclude=own(settings.exclude),
-        exceptions=own(settings.exceptions),
+        exceptions={n: settings.exceptions[n2] for n2 in settings.exceptions for n in own([n2])},
     )
 
 
@@ -176,14 +179,23 @@ def link_of(section: Table, root: Table) -> tuple[tuple[str, str], ...]:
 # --- the structure ------------------------------------------------------------------------------------------------
 
 
-def compile_structure(package: Package, exchange: Mapping[str, TypeSettings], tables: Mapping[str, Table]) -> Structure:
+def compile_structure(
+    package: Package,
+    exchange: Mapping[str, TypeSettings],
+    tables: Mapping[str, Table],
+    exceptions: Mapping[str, Mapping[str, str]] | None = None,
+) -> Structure:
     """What every type is in this node's database, in the order of rank, with all mismatches.
 
-    A type whose table is missing, or whose key cannot be told, takes no part until that is mended (`refused`).
+    A type whose table is missing, whose key cannot be told, or of which a property's column cannot hold any of its
+    values, takes no part until that is mended (`refused`). `exceptions`: by type and property, why a difference is
+    wanted; beside those of nodes.yaml.
     """
     mismatches: list[Mismatch] = []
     types: dict[str, ItemType] = {}
-    for settings in exchange.values():
+    for named in exchange.values():
+        own = (exceptions or {}).get(named.name, {})
+        settings = replace(named, exceptions={**own, **named.exceptions}) if own else named
         package_type = package.types.get(settings.name)
         if package_type is None:
             mismatches.append(
@@ -216,9 +228,14 @@ def _item_type(
     tables: Mapping[str, Table],
     mismatches: list[Mismatch],
 ) -> ItemType | None:
+    irreconcilable = False
+
     def mismatch(prop: str | None, effect: str, text: str, hint: str = "") -> None:
-        if prop in settings.exceptions:  # known and wanted
-            effect, hint = "note", ""
+        nonlocal irreconcilable
+        if prop is not None and prop in settings.exceptions:  # known and wanted
+            reason = settings.exceptions[prop]
+            effect, hint = "note", f"declared: {reason}" if reason else ""
+        irreconcilable |= effect == "refused"
         mismatches.append(Mismatch(settings.name, prop, effect, text, hint))
 
     routing = _routing(settings)
@@ -273,6 +290,8 @@ def _item_type(
     _check_undescribed(package_type.properties, table, settings, mismatch)
     _check_named(settings, fields, table, mismatch)
     sections = _sections(package_type, settings, table, tables, mismatch)
+    if irreconcilable:
+        return None
     section_tables = {name: tables[settings.sections[name]] for name in (s.name for s in sections)}
     references = _references(settings, table, section_tables, exchange, package, tables, mismatch)
     uniques = tuple(u for u in table.uniques if set(u) != set(table.primary_key))
@@ -315,7 +334,7 @@ def _key_fields(package_type: PackageType, fields: tuple[Field, ...]) -> tuple[F
 def _check_named(settings: TypeSettings, fields: tuple[Field, ...], table: Table, mismatch: _Mismatch) -> None:
     """Properties that nodes.yaml names and that are not there: a slip of the pen that would go unnoticed."""
     known = {f.name for f in fields} | {c.name for c in table.columns}
-    for setting in ("owner", "optional", "exclude", "references", "columns", "enums", "composite"):
+    for setting in ("owner", "optional", "exclude", "references", "columns", "enums", "composite", "exceptions"):
         for name in getattr(settings, setting):
             if "." not in name and name not in known:
                 effect = "refused" if setting == "owner" else "note"
@@ -367,57 +386,26 @@ def _fields(
                 f"table {table.name!r} has no column for it",
                 "kept and passed on; add the column, or map it in `columns`",
             )
-        else:
-            _compare(prop, column, table, mismatch, key=prop.name in key)
+        elif not _compare(prop, column, table, mismatch, key=prop.name in key):
+            column = None
         fields.append(Field(prop, column))
     return tuple(fields)
 
 
-_TEXTUAL = {"string", "json"}
-_WIDER = {
-    ("integer", "decimal"),
-    ("integer", "double"),
-    ("integer", "float"),
-    ("date", "dateTime"),
-    ("boolean", "integer"),
-}
-
-
-_EXACT_DIGITS = 15
-"""A double gives back every decimal of so many significant digits (IEEE 754)."""
-
-
-def _compare(prop: Property, column: Column, table: Table, mismatch: _Mismatch, *, key: bool) -> None:
+def _compare(prop: Property, column: Column, table: Table, mismatch: _Mismatch, *, key: bool) -> bool:
+    """Tells in what the column differs; whether it can be the property's at all."""
     where = f"{table.name}.{column.name}"
     if prop.nullable and not (column.nullable or key or prop.optional or column.name in table.primary_key):
         mismatch(
             prop.name,
             "will not arrive",
             f"it may be null in the package, {where} is NOT NULL",
-            "an item with null there stops its message: drop the NOT NULL, or generate the package again",
+            "an item with null there waits, parked: drop the NOT NULL, or generate the package again",
         )
-    if column.why_inexact and prop.xml == column.xml:
-        if prop.native.endswith(INEXACT):
-            pass  # what the database that the package is from cannot hold does not come
-        elif prop.xml != "decimal" or prop.digits is None or prop.digits[0] > _EXACT_DIGITS:
-            # values of a float that SQLite lacks, and lone numbers as JSON, are rare: told, but no reason to stop
-            effect = "note" if prop.xml in ("float", "double", "json") else "will be cut"
-            mismatch(prop.name, effect, f"{where} ({column.native}): {column.why_inexact}")
-    elif prop.xml != column.xml and column.xml not in _TEXTUAL and (prop.xml, column.xml) != ("float", "double"):
-        fits = (prop.xml, column.xml) in _WIDER
-        mismatch(
-            prop.name,
-            "note" if fits else "will be cut",
-            f"it is {prop.xml} in the package, {where} is {column.native}",
-            "" if fits else "values that do not fit stop the message; give the column the package's type",
-        )
-    elif prop.length and column.length and column.length < prop.length:
-        mismatch(
-            prop.name,
-            "will be cut",
-            f"{where} holds {column.length} characters, the package {prop.length}",
-            "a longer value is refused here, never shortened",
-        )
+    found = misfit(prop, column, where)
+    if found is not None:
+        mismatch(prop.name, *found)
+    return found is None or found.effect != "refused"
 
 
 def _sections(

@@ -40,8 +40,8 @@ class TypeSettings:
     """Properties with the only values that they may have."""
     predefined: tuple[str, ...] = ()
     """Keys of items that every node has from the start."""
-    exceptions: tuple[str, ...] = ()
-    """Properties whose difference from the package is known and wanted."""
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+    """Properties whose difference from the package is known and wanted, and why, where people say it."""
 
 
 @dataclass(frozen=True, slots=True)

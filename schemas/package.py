@@ -52,6 +52,8 @@ class Property:
     composite: tuple[str, ...] = ()
     """The types that its values may have: of XML_TYPES, or of the package (then the value is a reference); (ANY,) for
     whatever there is. It travels as {"#type": …, "#value": …}, and `xml` is ANY; without any it is no composite."""
+    bits: int | None = None
+    """Of a whole number, the sign's among them: 8, 16, 32 or 64; None where nothing bounds it."""
     text: str = ""
     """For people. It means nothing to programs, and is not in the fingerprint."""
 

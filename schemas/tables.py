@@ -28,8 +28,17 @@ class Column:
     values: tuple[str, ...] = ()
     """An enumeration's values."""
     why_inexact: str = ""
+    bits: int | None = None
+    """Room for whole numbers, the sign's among them."""
+    second_digits: int | None = None
+    """Digits of a second that a moment or a time keeps; None where nothing bounds them, or at six."""
     comment: str = ""
     """What its makers say of it."""
+
+    @property
+    def zoned(self) -> bool:
+        """A moment; else what a clock on the wall showed."""
+        return self.xml == "dateTime" and ("with time zone" in self.native or self.native == "timestamptz")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ _NAME_START = (
 _NAME = re.compile(f"[{_NAME_START}][{_NAME_START}0-9.\\-\u00b7\u0300-\u036f]*")
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-_WIDTHS = {"smallint": "short", "integer": "int", "bigint": "long"}
-"""PostgreSQL's names: elsewhere a type's name does not bound its values."""
+_WIDTHS = {8: "byte", 16: "short", 32: "int", 64: "long"}
+_BITS = {name: bits for bits, name in _WIDTHS.items()}
 _LENGTHS = ("string", "json", "base64Binary")
 
 _INTEGERS = """
@@ -204,13 +204,13 @@ def made(prop: Property) -> str:
     (but for its text, and whether it is optional) is told by it."""
     facets, said = _facets(prop)
     apart = _said_apart(prop, said)
-    facts = (prop.xml, prop.nullable, facets, sorted(apart.items()), () if "values" in said else prop.values)
+    facts = (prop.xml, prop.bits, prop.nullable, facets, sorted(apart.items()), () if "values" in said else prop.values)
     return f"{zlib.crc32(repr(facts).encode()):08x}"
 
 
 def _base(prop: Property) -> str:
     if prop.xml == "integer":
-        return _WIDTHS.get(prop.native, "integer")
+        return _WIDTHS.get(prop.bits or 0, "integer")
     return "string" if prop.xml == "json" else prop.xml
 
 
@@ -220,6 +220,8 @@ def _facets(prop: Property) -> tuple[list[tuple[str, str]], set[str]]:
     said: set[str] = set()
     if prop.target is not None:
         return facets, said
+    if prop.xml == "integer" and prop.bits in _WIDTHS:
+        said.add("bits")
     if prop.xml in _LENGTHS and prop.length is not None and prop.length >= 0 and not prop.values:
         facets.append(("maxLength", str(prop.length)))
         said.add("length")
@@ -238,6 +240,7 @@ def _said_apart(prop: Property, said: set[str]) -> dict[str, str]:
         "xml": prop.xml if prop.target is not None or prop.xml == "json" else None,
         "length": str(prop.length) if prop.length is not None and "length" not in said else None,
         "digits": f"{prop.digits[0]} {prop.digits[1]}" if prop.digits is not None and "digits" not in said else None,
+        "bits": str(prop.bits) if prop.bits is not None and "bits" not in said else None,
         "values": str(len(prop.values)) if prop.values and "values" not in said else None,
         "zoned": "true" if prop.zoned else None,
         "native": prop.native or None,
@@ -430,6 +433,7 @@ class _Simple:
     digits: tuple[int, int] | None = None
     values: tuple[str, ...] = ()
     zoned: bool = False
+    bits: int | None = None
 
 
 class _Reader:
@@ -615,6 +619,7 @@ class _Reader:
             optional=element.get("minOccurs") == "0",
             length=simple.length,
             digits=simple.digits,
+            bits=simple.bits,
             values=simple.values,
             zoned=simple.zoned,
             composite=(ANY,) if simple.xml == ANY else (),
@@ -631,9 +636,10 @@ class _Reader:
         try:
             length = int(said["length"]) if "length" in said else prop.length
             digits = tuple(map(int, said["digits"].split())) if "digits" in said else prop.digits
+            bits = int(said["bits"]) if "bits" in said else prop.bits
             precision_and_scale = None if digits is None else (digits[0], digits[1])
         except (ValueError, IndexError):
-            self.fault(element, f"property {prop.name!r}: its length or digits are no numbers")
+            self.fault(element, f"property {prop.name!r}: its length, digits or bits are no numbers")
             return prop
         if "composite" in said and prop.xml != ANY:
             self.fault(element, f"property {prop.name!r}: values of several types", 'type="xs:anyType"')
@@ -644,6 +650,7 @@ class _Reader:
             target=said.get("target"),
             length=length,
             digits=precision_and_scale,
+            bits=bits,
             values=values or prop.values,
             zoned=prop.zoned or said.get("zoned") == "true",
             native=said.get("native", ""),
@@ -662,7 +669,7 @@ class _Reader:
         prefix, _, local = qname.rpartition(":")
         if element.prefixes.get(prefix, "") == XS:
             if local in _BUILT_IN:
-                return _Simple(_BUILT_IN[local], zoned=local == "dateTimeStamp")
+                return _Simple(_BUILT_IN[local], zoned=local == "dateTimeStamp", bits=_BITS.get(local))
             self.fault(element, f"{what}: values of {qname} are not understood", "a plain type, e.g. xs:decimal")
             return _Simple("string")
         named = self._own_name(element, qname)

@@ -184,7 +184,7 @@ def test_what_is_excluded_here_does_not_travel_though_the_package_has_it() -> No
 
 def test_a_declared_exception_is_only_a_note() -> None:
     """Or `kod check` would cry for ever over what people have decided."""
-    exchange = {**EXCHANGE, "Catalog.Product": replace(EXCHANGE["Catalog.Product"], exceptions=("price",))}
+    exchange = {**EXCHANGE, "Catalog.Product": replace(EXCHANGE["Catalog.Product"], exceptions={"price": ""})}
     tables = {**TABLES, "products": replace(PRODUCTS, columns=PRODUCTS.columns[:2])}
     structure = compile_structure(generate_package(EXCHANGE, TABLES), exchange, tables)
     assert [(m.property, m.effect) for m in structure.mismatches] == [("price", "note")]

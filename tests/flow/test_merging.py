@@ -165,7 +165,7 @@ def test_a_package_of_other_makers_takes_what_is_new_in_its_own_way_of_writing()
     order = read_xsd(text.encode()).types["Документ.Заказ"]
     assert [p.name for p in order.properties] == ["номер", "город", "дата", "state"]
     assert [p.name for p in order.sections[0].properties] == ["товар", "сумма", "скидка"]
-    assert order.property("номер") == Property("номер", "integer", nullable=False), "people's own stays theirs"
+    assert order.property("номер") == Property("номер", "integer", nullable=False, bits=32), "people's own stays theirs"
     assert notes == []
 
 

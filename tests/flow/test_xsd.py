@@ -45,6 +45,7 @@ def _properties(draw: st.DrawFn, names: list[str]) -> tuple[Property, ...]:
             optional=draw(st.booleans()),
             target=draw(st.none() | _type_names),
             length=draw(st.none() | st.integers(0, 9000)),
+            bits=draw(st.sampled_from([None, 8, 16, 32, 64, 33])),
             digits=draw(st.none() | st.tuples(st.integers(0, 1000), st.integers(-5, 1000))),
             values=tuple(draw(st.lists(_texts | _spaces, max_size=3, unique=True))),
             zoned=draw(st.booleans()),
@@ -134,7 +135,7 @@ def test_a_plain_xsd_written_by_hand_is_read_with_sensible_defaults() -> None:
     order, price = package.types.values()
     assert order.key == ("номер",)
     assert order.properties == (
-        Property("номер", "integer", nullable=False),
+        Property("номер", "integer", nullable=False, bits=32),
         Property("дата", "dateTime", nullable=False, optional=True),
         Property("state", "string", nullable=False, values=("new",)),
     )

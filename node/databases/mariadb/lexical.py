@@ -121,6 +121,10 @@ def _or_null(sql: str, form: Form) -> str:
 
 def _json_sql(form: Form, value: str, *, key: bool) -> str:
     wanted, own = form.xml, form.own
+    if own in ("string", "json") and wanted in ("boolean", "float", "double"):
+        text = _text(form, value)
+        plain = "^(true|false)$" if wanted == "boolean" else r"^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?$"
+        return f"CASE WHEN {text} REGEXP {literal(plain)} THEN {text} ELSE {_quoted_text(text, key=key)} END"
     if own in ("string", "json"):
         return _quoted_text(_text(form, value), key=key)
     match wanted, own:
@@ -254,6 +258,7 @@ _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 _DATE_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d)?(?:\.(\d{1,9}))?(Z|\+00(?::?00)?)?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TIME = re.compile(r"(-?\d{1,3}:\d\d)(:\d\d)?(?:\.(\d{1,9}))?", re.ASCII)
+_WRITTEN_SO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d*[1-9])?", re.ASCII)
 _BITS = re.compile(r"[01]+", re.ASCII)
 
 
@@ -340,6 +345,8 @@ def _stored_real(value: Any, form: Form) -> Any:
 def _stored_date_time(value: Any, form: Form) -> Any:
     if not isinstance(value, str):
         raise ValueError(_kind(value))  # noqa: TRY004 - what is wrong with a message's value
+    if form.xml == "string" and not _WRITTEN_SO.fullmatch(value):
+        raise ValueError("a text of which the column would make another")
     if _DATE.fullmatch(value):
         return f"{value} 00:00:00"
     found = _DATE_TIME.fullmatch(value)
@@ -395,6 +402,8 @@ def _stored_bits(value: Any, form: Form) -> Any:
 def _stored_text(value: Any, form: Form) -> Any:
     if form.xml in ("integer", "decimal", "float", "double") and _is_number(value):
         return repr(value)
+    if form.xml == "boolean" and isinstance(value, bool):
+        return "true" if value else "false"
     if not isinstance(value, str):
         raise ValueError(_kind(value))  # noqa: TRY004 - what is wrong with a message's value
     if form.base == "char":

@@ -151,8 +151,24 @@ def _column(row: Row, json: set[str]) -> Column:
         digits=(precision, scale) if data_type == "decimal" else None,
         values=_values(native) if data_type == "enum" else (),
         why_inexact=_why_inexact(data_type, collation),
+        second_digits=_second_digits(native) if data_type in ("datetime", "timestamp", "time") else None,
+        bits=_bits(data_type, native) if xml == "integer" else None,
         comment=comment,
     )
+
+
+_BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64, "year": 16}
+
+
+def _second_digits(native: str) -> int | None:
+    found = re.match(r"\w+\((\d)\)", native)
+    digits = int(found[1]) if found else 0
+    return digits if digits < 6 else None
+
+
+def _bits(data_type: str, native: str) -> int:
+    """An unsigned number needs one more, for a sign."""
+    return _BITS[data_type] + ("unsigned" in native)
 
 
 def _why_inexact(data_type: str, collation: str | None) -> str:

@@ -54,6 +54,10 @@ def value(source: str, column: Column, prop: Property) -> str:
     """SQL for a column's value in the property's lexical form; `source` is the column's expression."""
     own = Form.of(column)
     wanted = Form(prop.xml, prop.zoned, own.native if prop.xml == own.xml and prop.zoned == own.zoned else "")
+    if own.xml in ("string", "json") and wanted.xml in ("boolean", "float", "double"):
+        return _of_text(source, wanted.xml)
+    if wanted.xml == "integer" and own.xml == "decimal":
+        return wanted.json(f"pg_catalog.trim_scale({source})")
     if wanted == own or own.xml in ("string", "json") or wanted.xml in ("string", "json"):
         return own.json(source) if wanted.xml != "json" or own.xml == "json" else f"({source})::text"
     if wanted.xml == "boolean":
@@ -61,6 +65,13 @@ def value(source: str, column: Column, prop: Property) -> str:
     if own.xml == "boolean":
         return f"({source})::integer"
     return wanted.json(f"({source})::{wanted.canonical()}")
+
+
+def _of_text(source: str, xml: str) -> str:
+    """Of a column of texts: JSON's own boolean or number where it is one."""
+    text = f"({source})::pg_catalog.text"
+    plain = "'^(true|false)$'" if xml == "boolean" else "'^-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?$'"
+    return f"CASE WHEN {text} ~ {plain} THEN ({text})::pg_catalog.json ELSE pg_catalog.to_json({text}) END"
 
 
 class Form:

@@ -26,6 +26,7 @@ _XML = {
     "json": "json",
     "jsonb": "json",
 }
+_CLOCKS = ("timestamp", "timestamptz", "time")
 _ON_DELETE = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT", "r": "RESTRICT"}
 
 # A name as people write it: bare where the search_path finds it, else with its schema.
@@ -157,6 +158,8 @@ def _column(row: Sequence[Any]) -> Column:
         length=typmod - 4 if modified and type_name in ("varchar", "bpchar") else None,
         digits=_digits(typmod - 4) if modified and type_name == "numeric" else None,
         values=tuple(values or ()),
+        second_digits=typmod if type_name in _CLOCKS and 0 <= typmod < 6 else None,
+        bits={"int2": 16, "int4": 32, "int8": 64}.get(type_name),
         comment=comment,
     )
 

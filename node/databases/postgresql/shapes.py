@@ -4,7 +4,7 @@ it would take the number 5 for the text "5". And, once it has refused one, which
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -45,6 +45,9 @@ def check(item_type: ItemType, values: Rows) -> None:
             scale = _narrower_scale(field)
             if scale is not None and any(_fraction(row.get(field.name)) > scale for row in rows):
                 raise MessageError(f"{where}.{field.name}: the column holds fewer digits: it would be rounded")
+            altered = _altered(field)
+            if altered is not None and any(altered(row.get(field.name)) for row in rows):
+                raise MessageError(f"{where}.{field.name}: the column would hold another value")
 
 
 def _kinds(name: str, rows: Rows) -> set[type]:
@@ -58,6 +61,8 @@ def _kinds(name: str, rows: Rows) -> set[type]:
 def _narrower_scale(field: Field) -> int | None:
     """How many digits after the point the column keeps, where values may have more; None where they cannot."""
     column, prop = field.column, field.prop
+    if column is not None and column.second_digits is not None and column.xml in ("dateTime", "time"):
+        return column.second_digits
     if column is None or prop.xml not in ("decimal", "double", "float"):
         return None
     if column.xml == "integer":
@@ -69,8 +74,31 @@ def _narrower_scale(field: Field) -> int | None:
 
 def _fraction(value: Any) -> int:
     """The digits after the point that matter."""
-    text = str(value)
+    text = str(value).removesuffix("Z")
     return len(text.partition(".")[2].rstrip("0")) if "." in text and "e" not in text.lower() else 0
+
+
+_WRITTEN_SO = {
+    "dateTime": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d*[1-9])?Z?"),
+    "date": re.compile(r"\d{4}-\d\d-\d\d"),
+    "time": re.compile(r"\d\d:\d\d:\d\d(\.\d*[1-9])?"),
+}
+
+
+def _altered(field: Field) -> Callable[[Any], bool] | None:
+    """Tells values of which the column would make others without an error; None where it makes none."""
+    pair = (field.prop.xml, field.column.xml if field.column is not None else "")
+    if pair in (("integer", "boolean"), ("decimal", "boolean")):
+        return lambda value: value is not None and str(value) not in ("0", "1")
+    if pair == ("dateTime", "date"):
+        return lambda value: value is not None and str(value)[10:].rstrip("Z") not in ("", "T00:00:00")
+    if pair[0] == "string" and pair[1] in _WRITTEN_SO:
+        zoned = field.column is not None and field.column.zoned
+        pattern = _WRITTEN_SO[pair[1]]
+        return lambda value: (
+            value is not None and (not pattern.fullmatch(str(value)) or str(value).endswith("Z") != zoned)
+        )
+    return None
 
 
 def unreadable(item_type: ItemType, values: Rows) -> str | None:

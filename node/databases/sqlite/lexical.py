@@ -381,6 +381,8 @@ Stored = Callable[[Any], Any]
 def stored(form: Form) -> Stored:
     """From a value's lexical form to what SQLite is to hold; raises ValueError that says what is wrong with it."""
     convert = _STORED[form.xml]
+    if form.xml == "string" and form.affinity in _OF_NUMBERS:
+        convert = _stored_among_numbers
     textual = form.affinity == "TEXT"
 
     def store(value: Any) -> Any:
@@ -399,7 +401,7 @@ def stored_as_is(form: Form, kind: type) -> bool:
         return True
     textual = form.affinity == "TEXT"
     return kind is {
-        "string": str,
+        "string": None if form.affinity in _OF_NUMBERS else str,
         "json": str,
         "boolean": bool,
         "integer": None if textual else int,
@@ -546,6 +548,21 @@ def _stored_text(value: Any, textual: bool) -> Any:
     if isinstance(value, str):
         return value
     raise ValueError(_kind(value))
+
+
+_OF_NUMBERS = ("INTEGER", "REAL", "NUMERIC")
+
+
+def _stored_among_numbers(value: Any, textual: bool) -> Any:
+    """A text in a column that makes numbers of texts that look like one."""
+    text = _stored_text(value, textual)
+    try:
+        float(text)
+    except ValueError:
+        return text
+    if not re.fullmatch(r"0|-?[1-9]\d{0,17}", text):
+        raise ValueError("a text of digits, of which the column would make another")
+    return text
 
 
 _STORED: dict[str, Callable[[Any, bool], Any]] = {

@@ -85,6 +85,7 @@ def _column(name: str, native: str, not_null: bool, computed: bool, generated_ke
         computed=computed,
         generated_key=generated_key,
         digits=(int(digits[1]), int(digits[2] or 0)) if digits else None,
+        bits=64 if xml == "integer" else None,
         why_inexact=_why_inexact(xml, affinity_of(native)),
     )
 
@@ -93,7 +94,7 @@ def _why_inexact(xml: str, affinity: str) -> str:
     if xml == "decimal" and affinity in ("NUMERIC", "REAL", "INTEGER"):
         return "SQLite keeps it as a floating-point number: digits after the fifteenth are lost; TEXT would keep them"
     if xml == "string" and affinity in ("NUMERIC", "REAL", "INTEGER"):
-        return "SQLite turns texts of digits into numbers in a column of this type ('007' becomes 7); TEXT keeps them"
+        return "SQLite makes numbers of texts of digits in a column of this type ('007' is refused); TEXT keeps them"
     if xml == "json" and affinity == "NUMERIC":
         return "SQLite turns a JSON text that is only a number into a number (1.50 becomes 1.5); TEXT keeps it"
     if xml in ("float", "double"):
