@@ -13,6 +13,8 @@ import pytest
 from psycopg import errors
 
 from dispatcher.ports import Accepted
+from node.databases.postgresql.connecting import Connections
+from node.databases.postgresql.pipeline import Statement
 from schemas.compilation import compile_structure, generate_package
 from schemas.errors import ConfigError, ConflictError, MessageError, UnavailableError
 from schemas.network import NodeSettings, TypeSettings
@@ -562,6 +564,20 @@ def test_other_tables_of_other_schemas_take_part_by_their_full_names(make: Make)
     world.execute('UPDATE "Sales dept"."Order" SET id = 2')
     assert {(c.item.key, c.gone) for c in world.changes()} == {("[1]", True), ("[2]", False)}
     assert world.value(Item("Order", "[2]")) == {"id": 2, "%s, {0} $1": "50 %"}
+
+
+def test_after_a_message_that_failed_its_connection_is_as_good_as_before(orders: StoreWorld) -> None:
+    """Or one bad message would spoil all that come after it: what was prepared on a connection has to outlive a
+    ROLLBACK, however often the connection was asked other things."""
+    with Connections(orders.url).connection() as connection:
+        for _ in range(10):
+            connection.execute("SELECT 1 + $1::int", (1,))
+        assert connection.run([Statement("SELECT $1::int", ("7",))]) == [[(7,)]]
+        with pytest.raises(psycopg.Error):
+            connection.run([Statement("BEGIN"), Statement("SELECT 1 / $1::int", ("0",))])
+        connection.execute("ROLLBACK")
+        assert connection.run([Statement("SELECT $1::int", ("8",))]) == [[(8,)]]
+        connection.close()
 
 
 def test_errors_do_not_tell_values(orders: StoreWorld) -> None:

@@ -90,6 +90,9 @@ class Connections:
                 self._conninfo,
                 autocommit=True,
                 cursor_factory=RawCursor,
+                # psycopg's own prepared statements end with DEALLOCATE ALL after a ROLLBACK: it takes ours, too, and
+                # every message after one that failed would be refused
+                prepare_threshold=None,
                 options=_options({**self._settings, **settings}),
             )
 
