@@ -14,6 +14,7 @@ Both rivals work in the same run, on the same two PostgreSQL servers, on the sam
     source       node 00 alone, its send dispatcher in this process
     growth       ten times the items in the register, ten times the neighbours
     presence     what is kept of which neighbour has which item: a million items, five nodes
+    start        how long a node with a large package takes to start
     report       the table
 
 `make bench` runs all of it; `python -m benchmarks w2 latency --quick` a part, small.

@@ -24,9 +24,10 @@ from benchmarks.presence import presence
 from benchmarks.report import Results, show
 from benchmarks.rivals import Rival
 from benchmarks.servers import Server, two_servers
+from benchmarks.start import starts
 from benchmarks.workloads import backlogs
 
-NAMES = ("w1", "w2", "w3", "latency", "history", "capture", "growth", "presence")
+NAMES = ("w1", "w2", "w3", "latency", "history", "capture", "growth", "presence", "start")
 QUICK_SCALE = 0.1
 WIDTH = 170
 """Of the table where there is no terminal."""
@@ -99,6 +100,9 @@ def _run(options: argparse.Namespace, source: Server, target: Server, console: C
     if "presence" in options.workloads and "kod" in options.by:
         with noting("presence"):
             results.presence = presence(source, QUICK_SCALE if options.quick else 1.0)
+    if "start" in options.workloads and "kod" in options.by:
+        with noting("start"):
+            results.starts = starts(source, QUICK_SCALE if options.quick else 1.0, rounds=3 if options.quick else 7)
     return results
 
 

@@ -18,12 +18,14 @@ from benchmarks.history import TARGET as HISTORY_TARGET
 from benchmarks.history import UnderHistory
 from benchmarks.latency import Latency
 from benchmarks.presence import ON_PAPER_ITEMS, ON_PAPER_NODES, Presence
+from benchmarks.start import Start
 from benchmarks.workloads import Backlog
 
 RATIO_TARGETS = {"w1": 0.35, "w2": 0.3, "w3": 5.0}
 P50_TARGET_MS = 10.0
 CAPTURE_TARGET = 0.7
 MEMORY_TARGET_MB = 250.0
+START_TARGET_S = 2.0
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class Results:
     growth: list[Growth] = field(default_factory=list)
     presence: Presence | None = None
     under_history: UnderHistory | None = None
+    starts: list[Start] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
     notes: dict[str, str] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class Results:
             "under_history": None
             if self.under_history is None
             else {**asdict(self.under_history), "ratio": self.under_history.ratio, "target": HISTORY_TARGET},
+            "starts": [asdict(start) for start in self.starts],
             "peak_rss_mb": self.peak_rss_mb(),
             "differences": self.differences(),
             "failures": self.failures,
@@ -88,6 +92,7 @@ def show(results: Results, console: Console) -> None:
         _capture(results.capture),
         _growth(results.growth),
         _presence(results.presence),
+        _starts(results.starts),
     ):
         if shown is not None:
             console.print(shown)
@@ -226,6 +231,18 @@ def _under_history(measured: UnderHistory | None) -> Table | None:
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("without history", f"{measured.alone_p50_ms:.2f}", f"{measured.alone_p95_ms:.2f}")
     table.add_row("under history", f"{measured.p50_ms:.2f}", f"{measured.p95_ms:.2f}")
+    return table
+
+
+def _starts(starts: Sequence[Start]) -> Table | None:
+    if not starts:
+        return None
+    table = Table(title=f"Start: {starts[0].types} types, {starts[0].columns:,} columns")
+    for heading in ("database", "first, s", "again, s", "target"):
+        table.add_column(heading, justify="left" if heading == "database" else "right")
+    for start in starts:
+        target = f"≤ {START_TARGET_S:g} {'met' if start.again_s <= START_TARGET_S else 'MISSED'}"
+        table.add_row(start.dialect, f"{start.first_s:.2f}", f"{start.again_s:.2f}", target)
     return table
 
 

@@ -84,7 +84,8 @@ def _narrower(prop: Property, column: Column, where: str) -> Misfit | None:
         bits = "any number of" if prop.bits is None else str(prop.bits)
         effect = "note" if prop.bits is None else "will be cut"
         return Misfit(effect, f"{where} holds whole numbers of {column.bits} bits, the package {bits}", _WAITS)
-    if column.second_digits is not None and prop.xml in ("dateTime", "time"):
+    own_type = prop.native.removesuffix(INEXACT) == column.native
+    if column.second_digits is not None and not own_type and prop.xml in ("dateTime", "time"):
         text = f"{where} keeps {column.second_digits} digits of a second"
         return Misfit("note", text, "a time with more waits, parked")
     if prop.xml == "dateTime" and prop.zoned != column.zoned:
@@ -145,7 +146,7 @@ def _of_other_form(prop: Property, column: Column, where: str) -> Misfit | None:
         return Misfit("cannot be read", text, "0 and 1 are; whatever else waits, parked")
     if prop.xml == "string" and column.xml in ("dateTime", "date", "time"):
         return Misfit(
-            "cannot be read", text, "texts that are written otherwise wait, parked; give the column a type for texts"
+            "cannot be read", text, "what is written otherwise waits, parked; give the column a type for texts"
         )
     hint = "no value of the one is one of the other: change the column, map the property to another one in `columns`,"
     return Misfit("refused", text, f"{hint} or leave it out here (`exclude`)")

@@ -24,8 +24,7 @@ from tests.contract.store_world import StoreWorld, new_world
 COLUMNS = {
     "postgresql": "text varchar(5) numeric(6,2) numeric smallint integer bigint real double_precision boolean"
     " timestamp(0) timestamp timestamptz date time bytea jsonb",
-    "mariadb": "longtext varchar(5) decimal(6,2) smallint int bigint float double boolean datetime datetime(6) date"
-    " time(6) longblob json",
+    "mariadb": "longtext varchar(5) decimal(6,2) int float double boolean datetime date time(6) longblob json",
     "sqlite": "text varchar(5) numeric(6,2) integer double boolean timestamp date time blob json",
 }
 SAMPLES: dict[str, list[Any]] = {
