@@ -561,7 +561,7 @@ class _Reading:
             ):
                 found[key] = marked.texts(value, where)
             elif key == "exceptions":
-                found[key] = self._exceptions(value, where)
+                found[key] = {**base.exceptions, **self._exceptions(value, where)}
             elif key in ("columns", "references"):
                 found[key] = {**getattr(base, key), **marked.text_map(value, where)}
             elif key in ("composite", "enums"):

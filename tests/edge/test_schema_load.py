@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -99,3 +102,48 @@ def test_a_daemon_that_does_not_find_what_was_loaded_goes_on_with_what_it_has(ma
     assert "package not taken over" in network.daemons["00"].log
     network.execute("00", ("INSERT INTO customers (id, name) VALUES (?, ?)", (1, "Ada")))
     network.wait_for("01", "SELECT id, name FROM customers", [(1, "Ada")])
+
+
+_WARM = """
+import sys
+from node.__main__ import main
+code = main(sys.argv[1:])
+print("xmlschema" in sys.modules)
+sys.exit(code)
+"""
+
+
+def _validated(network: TestNetwork) -> bool:
+    """Whether `kod run --once` had xmlschema look at the package."""
+    command = [sys.executable, "-c", _WARM, "-c", str(network.path), "run", "--node", "00", "--once"]
+    done = subprocess.run(command, cwd=network.folder, capture_output=True, text=True, check=True)
+    return done.stdout.split()[-1] == "True"
+
+
+def test_a_start_does_not_validate_what_was_validated_before(make_network: MakeNetwork) -> None:
+    """A large package that people have changed would cost every start seconds; one that changes is looked at again."""
+    network = make_network([Node("00", _CUSTOMERS), Node("01", _CUSTOMERS, "00")], _EXCHANGE)
+    network.install()
+    package = network.folder / "package.xsd"
+    package.write_text(package.read_text(encoding="utf-8").replace("A row of", "Every row of"), encoding="utf-8")
+    assert not _validated(network), "a text in its place is as KOD writes it"
+    package.write_text(package.read_text(encoding="utf-8").replace("<xs:element name=", "<xs:element  name="))
+    assert [_validated(network), _validated(network)] == [True, False]
+
+
+def test_a_daemon_names_the_property_that_keeps_it_from_starting(make_network: MakeNetwork) -> None:
+    """Or it would only say that its triggers are not the right ones."""
+    network = make_network([Node("00", _CUSTOMERS), Node("01", _CUSTOMERS, "00")], _EXCHANGE)
+    network.install()
+    package = network.folder / "package.xsd"
+    text = package.read_text(encoding="utf-8")
+    begins = text.index('<xs:element name="name"')
+    ends = text.index("</xs:element>", begins) + len("</xs:element>")
+    package.write_text(text[:begins] + '<xs:element name="name" type="xs:string"/>' + text[ends:], encoding="utf-8")
+    network.execute("00", "ALTER TABLE customers RENAME COLUMN name TO old")
+    network.execute("00", "ALTER TABLE customers ADD COLUMN name INTEGER")
+    refused = network.kod("run", "--node", "00", "--once", exit_code=2)
+    assert "node 00: Catalog.Customer.name: it is string in the package, customers.name is integer" in refused.stderr
+    assert "Try: " in refused.stderr
+    found = network.kod("schema", "check", "--node", "00", exit_code=1)
+    assert "refused" in found.stdout

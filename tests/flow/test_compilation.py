@@ -212,3 +212,29 @@ def test_a_column_that_the_package_does_not_describe_is_named() -> None:
     }
     assert compile_structure(package, wanted, tables).mismatches == ()
     assert compile_structure(generate_package(EXCHANGE, tables), EXCHANGE, tables).mismatches == ()
+
+
+def test_a_declared_exception_may_say_why_and_may_come_from_elsewhere() -> None:
+    """A reason that stands nowhere is forgotten; hooks declare theirs beside nodes.yaml's."""
+    exchange = {**EXCHANGE, "Catalog.Product": replace(EXCHANGE["Catalog.Product"], exceptions={"price": "no prices"})}
+    tables = {**TABLES, "products": replace(PRODUCTS, columns=PRODUCTS.columns[:1])}
+    package = generate_package(EXCHANGE, TABLES)
+    structure = compile_structure(package, exchange, tables, {"Catalog.Product": {"name": "", "price": "another"}})
+    found = {m.property: (m.effect, m.hint) for m in structure.mismatches}
+    assert found == {"price": ("note", "declared: no prices"), "name": ("note", "")}
+
+
+def test_a_property_that_cannot_be_the_columns_stops_its_type_alone_and_says_what_to_do() -> None:
+    """Half an item would be a change of all of it to the others. Excepted, it is kept as if there were no column."""
+    times = Column("price", "time without time zone", "time")
+    columns = [c if c.name != "price" else times for c in PRODUCTS.columns]
+    tables = {**TABLES, "products": replace(PRODUCTS, columns=tuple(columns))}
+    package = generate_package(EXCHANGE, TABLES)
+    structure = compile_structure(package, EXCHANGE, tables)
+    (refused,) = [m for m in structure.mismatches if m.effect == "refused"]
+    assert (refused.type, refused.property) == ("Catalog.Product", "price")
+    assert "exclude" in refused.hint
+    assert structure.types.keys() == EXCHANGE.keys() - {"Catalog.Product"}
+    wanted = {**EXCHANGE, "Catalog.Product": replace(EXCHANGE["Catalog.Product"], exceptions={"price": ""})}
+    excepted = compile_structure(package, wanted, tables)["Catalog.Product"]
+    assert [f.name for f in excepted.fields if f.column is None] == ["price"]

@@ -265,6 +265,22 @@ exchange: {A.B: {table: t}}
     assert network.nodes["01"].database == "sqlite:///b.db"
 
 
+def test_exceptions_are_named_with_or_without_a_reason(tmp_path: Path) -> None:
+    """A node's own come to those that hold everywhere."""
+    network = read(
+        tmp_path,
+        """network: a
+bus: folder:x
+nodes:
+  "00": {database: "sqlite:///a.db"}
+  "01": {database: "sqlite:///b.db", parent: "00", exchange: {A.B: {exceptions: {photo: no photos in shops}}}}
+exchange: {A.B: {table: t, exceptions: [price]}}
+""",
+    )
+    assert network.nodes["00"].exchange["A.B"].exceptions == {"price": ""}
+    assert network.nodes["01"].exchange["A.B"].exceptions == {"price": "", "photo": "no photos in shops"}
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """Or the first thing that a newcomer sees would be a traceback."""
     with pytest.raises(ConfigError, match="No such file") as caught:
