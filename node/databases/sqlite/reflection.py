@@ -85,7 +85,6 @@ def _column(name: str, native: str, not_null: bool, computed: bool, generated_ke
         computed=computed,
         generated_key=generated_key,
         digits=(int(digits[1]), int(digits[2] or 0)) if digits else None,
-        bits=64 if xml == "integer" else None,
         why_inexact=_why_inexact(xml, affinity_of(native)),
     )
 
