@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from dispatcher.manifest import Manifest
 from schemas.stamp import Stamp
@@ -546,8 +546,18 @@ LINK_FIGURES = (
     "position",
     "pending",
     "fault",
+    "last_session",
+    "arrived",
+    "package",
+    "package_since",
+    "package_was",
 )
-"""What `Figures.links` says of each, in the order in which the dialects ask for it. `fault`: what is wrong, or null."""
+"""What `Figures.links` says of each, in the order in which the dialects ask for it. `fault`: what is wrong, or null.
+`last_session` went to it; `arrived` is the last one that it said to have whole. `package`: the fingerprint of the
+neighbour's, since when it said so, and since when this node itself had that one (null: never)."""
+
+Draining = Literal["asked", "done"]
+"""A drain (`kod drain`): asked for; done once everything that was there then is acknowledged, and nothing goes out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,6 +581,9 @@ class Figures:
     """Open, and the latest ended of each kind."""
     bus_ahead_ms: int | None = None
     """As the daemon noted it last (Bus.clock_ahead_ms)."""
+    draining: Draining | None = None
+    package: str | None = None
+    """The fingerprint of the package with which a daemon ran here last; None before the first."""
 
 
 class Store(Protocol):
@@ -700,6 +713,17 @@ class Store(Protocol):
 
     def package_used(self, fingerprint: str) -> None:
         """This is the one that the node goes on with, whatever was asked for."""
+        ...
+
+    def draining(self) -> Draining | None: ...
+
+    def drained(self) -> None:
+        """What was asked for is done, unless it has been taken back meanwhile."""
+        ...
+
+    def heard(self, node: str, *, package: str | None, received: Stamp | None) -> None:
+        """What a neighbour says of itself: the package that it works with, and the last session of this node's that
+        it has whole. None: it does not say."""
         ...
 
     def figures(self) -> Figures: ...

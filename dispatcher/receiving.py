@@ -200,6 +200,10 @@ class Link:
         wished = any(link.wish for link in store.outgoing() if link.node == sender)
         self.answers = False
         """Something was made pending for the sender since this was last looked at."""
+        self.asked = False
+        """The sender wants to know at once how far its sessions have come; since this was last looked at."""
+        self._heard: tuple[str | None, Stamp | None] = (None, None)
+        """What the sender said last of itself (`Store.heard`)."""
         self.confirmed: Stamp | None = None
         """The last session to the sender that it has whole, as it said last."""
         self._limited = limited_from(sender, node, structure)
@@ -329,6 +333,7 @@ class Link:
                 self._complete(marks[0])
             self._drop(marks)
             self._note_confirmed(header.incarnation, marks[0].read())
+            self._hear(marks[0].read().header)
             self._completed(session, catching_up=_catching_up(marks[0].read()))
         elif marks and not todo and len(self._waiting) > len(marks):
             self._drop(marks)  # messages are missing, and a later session is here: `_begin` looks at what that says
@@ -345,6 +350,8 @@ class Link:
             self.store.restart_asked(self.sender, lost=False)
             self.answers = True
         self._hear_of_own_life(header)
+        self._hear(header)
+        self.asked |= header.extra.get("answer") is True
         self._note_confirmed(header.incarnation, arrived.read())
         catching_up = self._catch_up(header)
         self._look_for_gap(header.after, self.incoming.completed)
@@ -364,6 +371,17 @@ class Link:
                 "node, which this database never sent: it was restored from a backup, or it is a copy",
                 hint=f"kod recover --node {self.node.code}, if it is the node's database; else stop it for good",
             )
+
+    def _hear(self, header: Header) -> None:
+        """What an end mark says of its sender: its package, and (a heartbeat's) how far this node's sessions came."""
+        life = _life_of(header.extra.get("received"))
+        package, received = self._heard
+        if life is not None and self.store.origin.endswith(f".{life.incarnation}"):
+            received = life.session
+        heard = (header.package or package, received)
+        if heard != self._heard:
+            self.store.heard(self.sender, package=heard[0], received=heard[1])
+            self._heard = heard
 
     def _is_of_earlier_life(self, arrived: Arrived) -> bool:
         """The sender has begun a new incarnation since."""

@@ -192,6 +192,23 @@ class Sender:
         self._asked: dict[str, int] = {}
         self._catching_up: set[str] = set()
         """Neighbours whose last session said that they do not have everything again yet."""
+        self._to_tell: dict[str, bool] = {}
+        """Neighbours that are to be told at once how far this node is; whether they are asked for the same."""
+        self._drain_asked = False
+        self._last_mark: int | None = None
+        """While it drains: the largest mark when that began."""
+        self.stands_still = False
+        """Drained: what was there when that was asked for is acknowledged, and nothing goes out but heartbeats."""
+
+    def drain(self, asked: bool) -> None:
+        """Sends what is there now, and then stands still; False: goes on. From any thread."""
+        if asked != self._drain_asked:
+            self._drain_asked = asked
+            self._nudged = True
+
+    def tell(self, node: str, *, ask: bool = False) -> None:
+        """The next step tells the neighbour how far its sessions have come; `ask`: and asks it for the same."""
+        self._to_tell[node] = ask
 
     def nudge(self) -> None:
         """Something was made pending, or positions were changed, outside the capture log. From any thread."""
@@ -219,10 +236,52 @@ class Sender:
         """Sends what there is to every neighbour that can be reached, history behind live changes; whether anything
         was sent or moved."""
         self.delivery.check()
-        if self.streams_max == 0:
+        if not self._drain_asked:
+            self._last_mark, self.stands_still = None, False
+        if self.stands_still:
+            return self._still_step()
+        if self.streams_max == 0 and not self._drain_asked:
             return False
-        moved = self._live_step()
-        return self._history_step(live=moved) or moved
+        moved = self._live_step() if self.streams_max else False
+        return self._drain_step() or moved if self._drain_asked else self._history_step(live=moved) or moved
+
+    def _drain_step(self) -> bool:
+        """Notes how far there is anything to be sent; stands still once all of that is acknowledged. What changes
+        meanwhile goes along while there is something to wait for: it cannot be told apart for less."""
+        if self._last_mark is None:
+            self._last_mark = self._in_transaction(self._fold_all)
+            self._unsettled = True  # what was folded here is live changes' business
+            return True
+        links = self._links()
+        plan = self.delivery.plan()
+        if plan.flying or (self.streams_max and any(link.position < self._last_mark for link in links)):
+            return False
+        self.stands_still = True
+        for link in links:
+            self.tell(link.node, ask=True)
+        event(log, logging.INFO, "drained", node=self.node.code)
+        return True
+
+    def _fold_all(self, view: SendingView) -> int:
+        self._again |= view.fold().again
+        return view.top()
+
+    def _still_step(self) -> bool:
+        """Nothing but how far this node is: others may be draining, too."""
+        if self._heartbeat_due:
+            self._heartbeat()
+        return self._tell() if self._to_tell else False
+
+    def _tell(self) -> bool:
+        told = False
+        plan = self.delivery.plan()
+        for link in self._links():
+            if link.node in plan.flying and link.node in self._to_tell:
+                self.delivery.wait_for(link.node, all_landed=True)
+            elif link.node in self._to_tell:
+                ask = {"answer": True} if self._to_tell.pop(link.node) else {}
+                told |= self._empty_session(link, **ask)
+        return told
 
     def _live_step(self) -> bool:
         retry = self._retry_due()  # asked before a plan is made: that forgets who was due
@@ -230,6 +289,8 @@ class Sender:
             return False
         if self._heartbeat_due:
             self._heartbeat()
+        if self._to_tell:
+            self._tell()
         nudged, self._nudged = self._nudged, False
         if not (nudged or self._busy or self._unsettled or retry or self.store.has_changes()):
             return False

@@ -133,6 +133,7 @@ def _served(database: Database, basis: Basis, code: str, admit: Callable[[Databa
         except ConfigError as error:
             raise _refused(structure, code) or error from error
         store.package_used(structure.fingerprint)
+        database.set_draining(False)  # what a drain prepares, an upgrade say, is over
         follow = partial(identity.follow, database, network, code)
         take_over = partial(_asked_for, database, network, code)
         service = Service(node, structure, settings, store, bus, signature_keys(network, code), follow, take_over)
@@ -245,6 +246,9 @@ class Service:
             if link.answers:
                 link.answers = False
                 self.sender.nudge()
+            if link.asked:
+                link.asked = False
+                self.sender.tell(link.sender)
         return self.sender.step()
 
     # --- the daemon ---
@@ -306,7 +310,7 @@ class Service:
     def _receive(self, link: Link) -> None:
         arrived = self._arrived[link.sender]
         for moved in self._steps(f"receive from {link.sender}", partial(self._receive_step, link)):
-            if moved and (self.node.forwards or link.answers):
+            if moved and (self.node.forwards or link.answers or link.asked):
                 self._send_now.set()
             if not moved:
                 arrived.wait(LOOK_AGAIN_S)
@@ -352,6 +356,7 @@ class Service:
         for job, seconds in (
             (self.follow_settings, SETTINGS_EVERY_S),
             (self._look_for_history, SETTINGS_EVERY_S),
+            (self._follow_drain, SETTINGS_EVERY_S),
             (self._check_triggers, TRIGGERS_EVERY_S),
             (self.sender.ask_heartbeat, self.settings.heartbeat_s),
             (self._note_life, LIFE_EVERY_S),
@@ -410,6 +415,14 @@ class Service:
             event(log, level, "clocks compared", bus_ahead_ms=ahead_ms, stamps_of_the_future_by=judge)
         self.store.note_clock(ahead_ms)
         self._bus_ahead_ms = ahead_ms
+
+    def _follow_drain(self) -> None:
+        """`kod drain` may have asked for one, or ended it."""
+        asked = self.store.draining()
+        if asked is None or not self.sender.stands_still:
+            self.sender.drain(asked is not None)
+        elif asked == "asked":
+            self.store.drained()
 
     def _purge(self) -> None:
         self.store.forget_sessions()

@@ -100,6 +100,8 @@ def describe(
         "collisions": figures.collisions,
         "bus_ahead_ms": figures.bus_ahead_ms,
         "clock_off": abs(figures.bus_ahead_ms or 0) > settings.clock_skew_max_s * 1000,
+        "package": figures.package,
+        "draining": figures.draining,
     }
 
 
@@ -128,8 +130,21 @@ def _link(node: str, figures: Figures, queue: Backlog | None, now_ms: int) -> di
     link["end_to_end_ms"] = raw.get("end_to_end_ms")
     link["pending"] = raw.get("pending") or 0
     link["fault"] = raw.get("fault")
+    link |= _package(raw, figures.package)
     link["history"] = [facts(one) for one in figures.histories if one.node == node and one.state == "open"]
     return link
+
+
+def _package(raw: Mapping[str, Any], own: str | None) -> dict[str, Any]:
+    """The package that the neighbour works with: `same` as the one here, `older` (this node had it once), or `other`,
+    one that this node never had: a newer one, mostly. `package_since`: since when it says so."""
+    package, since, was = raw.get("package"), raw.get("package_since"), raw.get("package_was")
+    kind = None if package is None or own is None else "same" if package == own else "other" if was is None else "older"
+    return {
+        "package": package,
+        "package_is": kind,
+        "package_since": digits(Stamp(since)) if since is not None else None,
+    }
 
 
 def _wait_ms(queue: Backlog, now_ms: int) -> int:

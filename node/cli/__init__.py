@@ -28,6 +28,7 @@ SUMMARIES = {
     "run": "Runs a node: sends and receives until it is told to stop.",
     "status": "Shows how far nodes are, what waits, and each link both ways.",
     "streams": "Shows or sets how many streams send and receive at once.",
+    "drain": "Has a node stand still before an upgrade: all that is there sent and applied.",
     "boundary": "Shows or moves the review boundary.",
     "history": "Sends what a neighbour lacks, from fresh to old; lists and cancels that.",
     "parked": "Lists messages that could not be applied, and why.",

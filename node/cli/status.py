@@ -111,5 +111,8 @@ def _print_node(facts: dict[str, Any]) -> None:
     for link in facts["links"]:
         for history in link["history"]:
             click.echo(progress_line(link["node"], history))
+        if link["package_is"] in ("older", "other"):
+            which = "an earlier package of this node's" if link["package_is"] == "older" else "another package"
+            click.echo(f"{link['node']} works with {which}, {link['package']}, since {link['package_since']}")
         if link["fault"]:
             print_problem(f"the link from {link['node']} stands still: {link['fault']}")

@@ -149,6 +149,10 @@ class Database(Protocol):
         it began with."""
         ...
 
+    def set_draining(self, asked: bool) -> None:
+        """Asks a running daemon to send what is there and then to stand still; False: to go on."""
+        ...
+
     def boundary(self) -> Stamp | None: ...
 
     def set_boundary(self, stamp: Stamp, *, skip: bool) -> int:

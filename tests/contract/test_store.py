@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -259,6 +261,42 @@ def test_maxima_are_kept_in_the_database(world: StoreWorld) -> None:
 
 
 # --- out of turn ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_neighbour_says_of_itself_is_remembered(world: StoreWorld) -> None:
+    """`status` shows who works with which package; a drain waits for what has arrived."""
+    world.store.record_sent([Sent("01", 0, Stamp(70), messages=1, items=1)])
+    world.store.heard("01", package="aa", received=None)
+    since = world.store.figures().links["01"]["package_since"]
+    world.store.heard("01", package="aa", received=Stamp(70))
+    world.store.heard("02", package=None, received=Stamp(5))
+    links = world.store.figures().links
+    told = [links["01"][name] for name in ("last_session", "arrived", "package", "package_since", "package_was")]
+    assert told == [70, 70, "aa", since, None]
+    assert (links["02"]["arrived"], links["02"]["package"]) == (5, None)
+
+
+def test_packages_of_this_node_are_remembered(world: StoreWorld) -> None:
+    """A neighbour with one that this node had before is older; else it is another one."""
+    for fingerprint in ("aa", "bb", "bb", "aa"):
+        structure = replace(world.structure(), fingerprint=fingerprint)
+        with closing(world.database.store(world.settings, structure)) as store:
+            store.start(("01", "02"))
+            assert store.figures().package == fingerprint
+    world.store.heard("01", package="bb", received=None)
+    assert world.store.figures().links["01"]["package_was"] is not None
+
+
+def test_a_drain_is_asked_for_and_done_unless_it_was_taken_back(world: StoreWorld) -> None:
+    """The daemon says that it is done when the command may have gone already."""
+    assert world.store.draining() is None
+    world.database.set_draining(True)
+    assert (world.store.draining(), world.store.figures().draining) == ("asked", "asked")
+    world.store.drained()
+    assert world.store.draining() == "done"
+    world.database.set_draining(False)
+    world.store.drained()
+    assert world.store.draining() is None
 
 
 def test_what_went_ahead_is_not_sent_again_in_its_turn_unless_it_changed(world: StoreWorld) -> None:

@@ -160,6 +160,10 @@ class MariadbDatabase:
             asked, used = connection.one("SELECT package_asked, package_used FROM kod_node")
             return asked, used
 
+    def set_draining(self, asked: bool) -> None:
+        with self._connected(installed=True) as connection, transaction(connection):
+            connection.run("UPDATE kod_node SET draining = %s", ("asked" if asked else None,))
+
     def boundary(self) -> Stamp | None:
         with self._connected(installed=True) as connection:
             return _boundary(connection)

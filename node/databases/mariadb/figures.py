@@ -28,8 +28,9 @@ _WAITING = """SELECT COUNT(*), MIN(stamp) FROM (
 
 
 def figures(connection: Connection) -> Figures:
-    boundary, missed, facts, send, receive, bus_ahead_ms = connection.one(
-        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max, bus_ahead_ms FROM kod_node"
+    boundary, missed, facts, send, receive, bus_ahead_ms, draining, package = connection.one(
+        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max, bus_ahead_ms, draining,"
+        " (SELECT fingerprint FROM kod_packages ORDER BY since DESC LIMIT 1) FROM kod_node"
     )
     waiting, oldest = connection.one(_WAITING)
     cursors = history.histories(connection, ended=True)
@@ -41,8 +42,10 @@ def figures(connection: Connection) -> Figures:
     (parked,) = connection.one("SELECT COUNT(*) FROM kod_parked")
     rows = connection.rows(
         "SELECT o.node, o.messages, o.items, COALESCE(i.messages, 0), COALESCE(i.items, 0), COALESCE(i.rejected, 0),"
-        " i.end_to_end_ms, o.position, (SELECT COUNT(*) FROM kod_pending p WHERE p.node = o.node), i.fault"
-        " FROM kod_outgoing o LEFT JOIN kod_incoming i ON i.node = o.node ORDER BY o.node"
+        " i.end_to_end_ms, o.position, (SELECT COUNT(*) FROM kod_pending p WHERE p.node = o.node), i.fault,"
+        " o.last_session, o.arrived, i.package, i.package_since, k.since"
+        " FROM kod_outgoing o LEFT JOIN kod_incoming i ON i.node = o.node"
+        " LEFT JOIN kod_packages k ON k.fingerprint = i.package ORDER BY o.node"
     )
     return Figures(
         boundary=Stamp(boundary) if boundary is not None else None,
@@ -57,4 +60,6 @@ def figures(connection: Connection) -> Figures:
         receive_streams_max=receive,
         histories=cursors,
         bus_ahead_ms=bus_ahead_ms,
+        draining=draining,
+        package=package,
     )

@@ -1,6 +1,7 @@
 """KOD's own tables: what they are for, how they are made and taken away.
 
     node, types               who this node is; the types that it stamps
+    packages                  the packages with which daemons ran here, and since when
     triggers                  what install made, as the server shows it
     log -> register           what capture wrote, and the versions that the fold makes of it
     applying                  the marker: the connection that writes for KOD, while it does
@@ -54,7 +55,11 @@ _TABLES = {
         bus_ahead_ms BIGINT,
         capture VARCHAR(64) NOT NULL DEFAULT '',
         package_asked VARCHAR(64),
-        package_used VARCHAR(64)""",
+        package_used VARCHAR(64),
+        draining VARCHAR(8)""",
+    "kod_packages": """
+        fingerprint VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+        since BIGINT NOT NULL""",
     "kod_types": """
         id SMALLINT NOT NULL PRIMARY KEY,
         name VARCHAR(700) NOT NULL UNIQUE,
@@ -115,6 +120,7 @@ _TABLES = {
         {_NODE} NOT NULL PRIMARY KEY,
         position BIGINT NOT NULL DEFAULT 0,
         last_session BIGINT,
+        arrived BIGINT,
         opened BIGINT,
         joined BIGINT,
         joined_session BIGINT,
@@ -175,7 +181,9 @@ _TABLES = {
         rejected BIGINT NOT NULL DEFAULT 0,
         size_bytes BIGINT NOT NULL DEFAULT 0,
         end_to_end_ms BIGINT,
-        fault LONGTEXT""",
+        fault LONGTEXT,
+        package VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin,
+        package_since BIGINT""",
     "kod_received": f"""
         {_NODE} NOT NULL,
         session BIGINT NOT NULL,

@@ -16,6 +16,7 @@ import orjson
 from dispatcher.manifest import KEPT_MAX, SESSION_COST
 from dispatcher.ports import (
     Change,
+    Draining,
     Figures,
     History,
     Incoming,
@@ -79,6 +80,7 @@ class MariadbStore:
                 with self._writing() as connection:
                     capture.check(connection, self._structure)
                     with transaction(connection):
+                        self._note_package(connection)
                         new = self._begin_links(connection, neighbours)
                         if below is not None:
                             self._meet(connection, below, new)
@@ -92,6 +94,17 @@ class MariadbStore:
     def check(self) -> None:
         with self._writing() as connection:
             capture.check(connection, self._structure)
+
+    def _note_package(self, connection: Connection) -> None:
+        """A new one, or an earlier one again."""
+        latest = connection.rows("SELECT fingerprint, since FROM kod_packages ORDER BY since DESC LIMIT 1")
+        name, since = latest[0] if latest else ("", 0)
+        if self._structure.fingerprint not in ("", name):
+            connection.run(
+                f"INSERT INTO kod_packages (fingerprint, since) SELECT %s, GREATEST({registers.NOW_MS}, %s + 1)"
+                " ON DUPLICATE KEY UPDATE since = VALUES(since)",
+                (self._structure.fingerprint, since),
+            )
 
     def _begin_links(self, connection: Connection, neighbours: Sequence[str]) -> list[str]:
         """The links that are new."""
@@ -173,6 +186,24 @@ class MariadbStore:
     def package_used(self, fingerprint: str) -> None:
         with self._writing() as connection, transaction(connection):
             connection.run("UPDATE kod_node SET package_used = %s, package_asked = NULL", (fingerprint,))
+
+    def draining(self) -> Draining | None:
+        with self._asking.connection() as asker:
+            found: tuple[Draining | None] = asker.one("SELECT draining FROM kod_node")
+            return found[0]
+
+    def drained(self) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.run("UPDATE kod_node SET draining = 'done' WHERE draining = 'asked'")
+
+    def heard(self, node: str, *, package: str | None, received: Stamp | None) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.run(
+                f"UPDATE kod_incoming SET package = %s, package_since = {registers.NOW_MS}"
+                " WHERE node = %s AND NOT package <=> COALESCE(%s, package)",
+                (package, node, package),
+            )
+            connection.run("UPDATE kod_outgoing SET arrived = COALESCE(%s, arrived) WHERE node = %s", (received, node))
 
     def figures(self) -> Figures:
         with self._asking.connection() as asker:

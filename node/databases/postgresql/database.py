@@ -206,6 +206,11 @@ class PostgresqlDatabase:
             row = connection.execute("SELECT package_asked, package_used FROM kod.node").fetchone()
         return (row[0], row[1]) if row else (None, None)
 
+    def set_draining(self, asked: bool) -> None:
+        with self._connections.connection() as connection:
+            _must_be_installed(connection)
+            connection.execute("UPDATE kod.node SET draining = $1", ("asked" if asked else None,))
+
     def boundary(self) -> Stamp | None:
         with self._connections.connection() as connection:
             _must_be_installed(connection)

@@ -9,7 +9,8 @@ from schemas.stamp import Stamp, digits
 
 _NODE = """
 SELECT boundary, missed, send_streams_max, receive_streams_max, (SELECT count(*) FROM kod.collisions),
-  (SELECT count(*) FROM kod.parked), bus_ahead_ms FROM kod.node"""
+  (SELECT count(*) FROM kod.parked), bus_ahead_ms, draining,
+  (SELECT fingerprint FROM kod.packages ORDER BY since DESC LIMIT 1) FROM kod.node"""
 
 # What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
 _WAITING = """
@@ -30,8 +31,10 @@ SELECT count(*), min(stamp) FROM (
 
 _LINKS = """
 SELECT o.node, o.messages, o.items, coalesce(i.messages, 0), coalesce(i.items, 0), coalesce(i.rejected, 0),
-  i.end_to_end_ms, o.position, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node), i.fault
-FROM kod.outgoing o LEFT JOIN kod.incoming i ON i.node = o.node ORDER BY o.node"""
+  i.end_to_end_ms, o.position, (SELECT count(*) FROM kod.pending p WHERE p.node = o.node), i.fault,
+  o.last_session, o.arrived, i.package, i.package_since, k.since
+FROM kod.outgoing o LEFT JOIN kod.incoming i ON i.node = o.node
+LEFT JOIN kod.packages k ON k.fingerprint = i.package ORDER BY o.node"""
 
 # Addressees of one session bear the same stamp: they are added up.
 _LAST_SESSION = """
@@ -42,13 +45,16 @@ FROM kod.outgoing WHERE last_session_facts IS NOT NULL GROUP BY 1 ORDER BY 1 DES
 
 
 def figures(connection: Connection) -> Figures:
-    boundary, missed, send, receive, collisions, parked, bus_ahead_ms = connection.execute(_NODE).fetchone() or (
+    row = connection.execute(_NODE).fetchone()
+    boundary, missed, send, receive, collisions, parked, bus_ahead_ms, draining, package = row or (
         None,
         0,
         None,
         None,
         0,
         0,
+        None,
+        None,
         None,
     )
     waiting, oldest = connection.execute(_WAITING).fetchone() or (0, None)
@@ -74,4 +80,6 @@ def figures(connection: Connection) -> Figures:
         receive_streams_max=receive,
         histories=cursors,
         bus_ahead_ms=bus_ahead_ms,
+        draining=draining,
+        package=package,
     )

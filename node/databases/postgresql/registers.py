@@ -2,7 +2,8 @@
 
     log        what triggers append, until a fold takes it in
     register   one row per item: its version, its mark, where it came from
-    types      the types' numbers; node: this node; outgoing, incoming, received: the links
+    types      the types' numbers; node: this node, packages: with which its daemons ran; outgoing, incoming,
+               received: the links
     presence   holders of items that do not go everywhere; ahead, pending: what went, or goes, out of turn
     rights     items, or types (no key), whose rights may have changed, until they are looked at again
     below      nodes farther down, and the children through which they are reached
@@ -54,8 +55,11 @@ CREATE TABLE kod.node (
   told_session bigint,
   bus_ahead_ms bigint,
   package_asked text,
-  package_used text
+  package_used text,
+  draining text
 );
+-- The packages with which daemons ran here, and since when.
+CREATE TABLE kod.packages (fingerprint text PRIMARY KEY, since bigint NOT NULL);
 CREATE TABLE kod.types (
   id smallint PRIMARY KEY,
   name text NOT NULL UNIQUE,
@@ -118,6 +122,7 @@ CREATE TABLE kod.outgoing (
   node text PRIMARY KEY,
   position bigint NOT NULL DEFAULT 0,
   last_session bigint,
+  arrived bigint,
   joined bigint,
   joined_session bigint,
   history bigint,
@@ -187,7 +192,9 @@ CREATE TABLE kod.incoming (
   rejected bigint NOT NULL DEFAULT 0,
   size_bytes bigint NOT NULL DEFAULT 0,
   end_to_end_ms bigint,
-  fault text
+  fault text,
+  package text,
+  package_since bigint
 ) WITH (fillfactor = 50);
 CREATE TABLE kod.received (
   node text NOT NULL,

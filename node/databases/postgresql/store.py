@@ -12,6 +12,7 @@ import orjson
 from dispatcher.manifest import KEPT_MAX, SESSION_COST
 from dispatcher.ports import (
     Change,
+    Draining,
     Figures,
     History,
     Incoming,
@@ -30,7 +31,7 @@ from node.databases.postgresql.reading import Reader
 from node.databases.postgresql.receiving import DEFERRED, SETTINGS, PostgresqlReceivingView
 from node.databases.postgresql.references import find_references
 from node.databases.postgresql.reflection import reflect
-from node.databases.postgresql.registers import TYPE_IDS, TypeIds, folding
+from node.databases.postgresql.registers import NOW_MS, TYPE_IDS, TypeIds, folding
 from node.databases.postgresql.sending import PostgresqlSendingView
 from node.databases.postgresql.sequences import Sequences, find_sequences
 from node.databases.postgresql.writing import Writer
@@ -156,6 +157,21 @@ WITH old AS (
 )
 SELECT count(*) FROM old"""
 
+# A new one, or an earlier one again.
+_NOTE_PACKAGE = f"""
+INSERT INTO kod.packages AS p (fingerprint, since)
+SELECT $1, greatest({NOW_MS}, (SELECT coalesce(max(since), 0) + 1 FROM kod.packages))
+WHERE $1 <> '' AND $1 IS DISTINCT FROM (SELECT fingerprint FROM kod.packages ORDER BY since DESC LIMIT 1)
+ON CONFLICT (fingerprint) DO UPDATE SET since = excluded.since"""
+
+# $1 node, $2 its package, $3 the last session that it has whole
+_HEARD = f"""
+WITH named AS (
+  UPDATE kod.incoming SET package = $2, package_since = {NOW_MS}
+  WHERE node = $1 AND package IS DISTINCT FROM coalesce($2, package)
+)
+UPDATE kod.outgoing SET arrived = $3::bigint WHERE node = $1 AND $3::bigint IS NOT NULL"""
+
 _LINK_FAULT = """
 INSERT INTO kod.incoming AS i (node, fault) VALUES ($1, $2)
 ON CONFLICT (node) DO UPDATE SET fault = excluded.fault WHERE i.fault IS DISTINCT FROM excluded.fault"""
@@ -206,6 +222,7 @@ class PostgresqlStore:
         self._writer = Writer(self._structure, tables)
         self._sequences = Sequences(self._structure, sequences)
         with self._connections.transaction() as transaction:
+            transaction.queue(Statement(_NOTE_PACKAGE, (self._structure.fingerprint,)))
             names = orjson.dumps(list(neighbours)).decode()
             _, new = transaction.run(Statement(_OLD_LINKS, (names,)), Statement(_NEW_LINKS, (names,)))
         if new:
@@ -280,6 +297,19 @@ class PostgresqlStore:
     def package_used(self, fingerprint: str) -> None:
         with self._connections.connection() as connection:
             connection.execute("UPDATE kod.node SET package_used = $1, package_asked = NULL", (fingerprint,))
+
+    def draining(self) -> Draining | None:
+        with self._connections.connection() as connection:
+            row = connection.execute("SELECT draining FROM kod.node").fetchone()
+        return row[0] if row else None
+
+    def drained(self) -> None:
+        with self._connections.connection() as connection:
+            connection.execute("UPDATE kod.node SET draining = 'done' WHERE draining = 'asked'")
+
+    def heard(self, node: str, *, package: str | None, received: Stamp | None) -> None:
+        with self._connections.connection() as connection:
+            connection.execute(_HEARD, (node, package, None if received is None else str(received)))
 
     def figures(self) -> Figures:
         with self._connections.connection() as connection:

@@ -297,6 +297,10 @@ class SqliteDatabase:
             asked, used = connection.execute("SELECT package_asked, package_used FROM kod_node").fetchone()
             return asked, used
 
+    def set_draining(self, asked: bool) -> None:
+        with self._connected(installed=True) as connection, transaction(connection):
+            connection.execute("UPDATE kod_node SET draining = ?", ("asked" if asked else None,))
+
     def boundary(self) -> Stamp | None:
         with self._connected(installed=True) as connection:
             (boundary,) = connection.execute("SELECT boundary FROM kod_node").fetchone()

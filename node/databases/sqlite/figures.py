@@ -29,8 +29,9 @@ _WAITING = """SELECT count(*), min(stamp) FROM (
 
 
 def figures(connection: sqlite3.Connection) -> Figures:
-    boundary, missed, facts, send, receive, bus_ahead_ms = connection.execute(
-        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max, bus_ahead_ms FROM kod_node"
+    boundary, missed, facts, send, receive, bus_ahead_ms, draining, package = connection.execute(
+        "SELECT boundary, missed, last_session_facts, send_streams_max, receive_streams_max, bus_ahead_ms, draining, "
+        "(SELECT fingerprint FROM kod_packages ORDER BY since DESC LIMIT 1) FROM kod_node"
     ).fetchone()
     waiting, oldest = connection.execute(_WAITING).fetchone()
     last_session = orjson.loads(facts) if facts else None
@@ -42,8 +43,10 @@ def figures(connection: sqlite3.Connection) -> Figures:
     waiting += sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
     rows = connection.execute(
         "SELECT o.node, o.messages, o.items, coalesce(i.messages, 0), coalesce(i.items, 0), coalesce(i.rejected, 0), "
-        "i.end_to_end_ms, o.position, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node), i.fault "
-        "FROM kod_outgoing o LEFT JOIN kod_incoming i ON i.node = o.node ORDER BY o.node"
+        "i.end_to_end_ms, o.position, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node), i.fault, "
+        "o.last_session, o.arrived, i.package, i.package_since, k.since "
+        "FROM kod_outgoing o LEFT JOIN kod_incoming i ON i.node = o.node "
+        "LEFT JOIN kod_packages k ON k.fingerprint = i.package ORDER BY o.node"
     )
     return Figures(
         boundary=Stamp(boundary) if boundary is not None else None,
@@ -58,4 +61,6 @@ def figures(connection: sqlite3.Connection) -> Figures:
         receive_streams_max=receive,
         histories=cursors,
         bus_ahead_ms=bus_ahead_ms,
+        draining=draining,
+        package=package,
     )

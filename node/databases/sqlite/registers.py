@@ -1,6 +1,7 @@
 """KOD's own tables: what they are for, how they are made and taken away.
 
     node, types               who this node is; the types that it stamps
+    packages                  the packages with which daemons ran here, and since when
     journal                   the journal mode that install found, where it switched to WAL; uninstall goes back to it
     log -> register           what capture wrote, and the versions that the fold makes of it
     presence, ahead, pending  what neighbours hold, have before its turn, are to get out of turn
@@ -43,7 +44,11 @@ _TABLES = {
         told_session INTEGER,
         bus_ahead_ms INTEGER,
         package_asked TEXT,
-        package_used TEXT)""",
+        package_used TEXT,
+        draining TEXT)""",
+    "kod_packages": """CREATE TABLE kod_packages (
+        fingerprint TEXT PRIMARY KEY,
+        since INTEGER NOT NULL) WITHOUT ROWID""",
     "kod_journal": "CREATE TABLE kod_journal (mode TEXT NOT NULL)",
     "kod_types": """CREATE TABLE kod_types (
         id INTEGER PRIMARY KEY,
@@ -90,6 +95,7 @@ _TABLES = {
         node TEXT PRIMARY KEY,
         position INTEGER NOT NULL DEFAULT 0,
         last_session INTEGER,
+        arrived INTEGER,
         opened INTEGER,
         joined INTEGER,
         joined_session INTEGER,
@@ -149,7 +155,9 @@ _TABLES = {
         rejected INTEGER NOT NULL DEFAULT 0,
         size_bytes INTEGER NOT NULL DEFAULT 0,
         end_to_end_ms INTEGER,
-        fault TEXT) WITHOUT ROWID""",
+        fault TEXT,
+        package TEXT,
+        package_since INTEGER) WITHOUT ROWID""",
     "kod_received": """CREATE TABLE kod_received (
         node TEXT NOT NULL,
         session INTEGER NOT NULL,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dispatcher.manifest import KEPT_MAX, SESSION_COST
 from dispatcher.ports import (
+    Draining,
     Figures,
     History,
     Incoming,
@@ -88,6 +89,7 @@ class SqliteStore:
             self._writing_items = Writing(connection, self._structure, self._reading)
             with transaction(connection):
                 connection.execute("DELETE FROM kod_applying")
+                self._note_package(connection)
                 new = self._begin_links(connection, neighbours)
                 if below is not None:
                     self._meet(connection, below, new)
@@ -118,6 +120,16 @@ class SqliteStore:
         if captured_only or any(there.get(name) != sql for name, sql in needed.items()):
             raise ConfigError(
                 f"{self._path.name}: the capture triggers are not those that its tables need", hint="kod install"
+            )
+
+    def _note_package(self, connection: sqlite3.Connection) -> None:
+        """A new one, or an earlier one again."""
+        latest = connection.execute("SELECT fingerprint FROM kod_packages ORDER BY since DESC LIMIT 1").fetchone()
+        if self._structure.fingerprint and latest != (self._structure.fingerprint,):
+            connection.execute(
+                f"INSERT OR REPLACE INTO kod_packages SELECT ?, max({self._now_sql}, "
+                "(SELECT coalesce(max(since), 0) + 1 FROM kod_packages))",
+                (self._structure.fingerprint,),
             )
 
     def _begin_links(self, connection: sqlite3.Connection, neighbours: Sequence[str]) -> list[str]:
@@ -211,6 +223,26 @@ class SqliteStore:
     def package_used(self, fingerprint: str) -> None:
         with self._writing() as connection, transaction(connection):
             connection.execute("UPDATE kod_node SET package_used = ?, package_asked = NULL", (fingerprint,))
+
+    def draining(self) -> Draining | None:
+        with self._asking, translated(self._path):
+            found: tuple[Draining | None] = self._open_asker().execute("SELECT draining FROM kod_node").fetchone()
+            return found[0]
+
+    def drained(self) -> None:
+        with self._writing() as connection:
+            connection.execute("UPDATE kod_node SET draining = 'done' WHERE draining = 'asked'")
+
+    def heard(self, node: str, *, package: str | None, received: Stamp | None) -> None:
+        with self._writing() as connection, transaction(connection):
+            connection.execute(
+                f"UPDATE kod_incoming SET package = :package, package_since = {self._now_sql} "
+                "WHERE node = :node AND package IS NOT coalesce(:package, package)",
+                {"node": node, "package": package},
+            )
+            connection.execute(
+                "UPDATE kod_outgoing SET arrived = coalesce(?, arrived) WHERE node = ?", (received, node)
+            )
 
     def figures(self) -> Figures:
         with self._asking, translated(self._path):
