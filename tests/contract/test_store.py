@@ -747,6 +747,23 @@ def test_an_absent_property_of_a_section_row_leaves_its_column_alone(world: Stor
     assert world.execute("SELECT qty FROM order_lines") == [(10,)]
 
 
+def test_a_record_set_may_be_one_record(worlds: Callable[[str], StoreWorld]) -> None:
+    """Its filter is the whole primary key: nothing is left that tells its records apart."""
+    world = worlds("00")
+    whole = ("product", "period", "currency")
+    world.exchange = {PRICE: TypeSettings(PRICE, "prices", reference_data=True, filter=whole)}
+    world.install()
+    world.start("01", "02")
+    for stamp, records in ((5, [{"price": "1.5"}]), (6, [{"price": "2.5"}]), (7, []), (8, [{"price": "3.5"}])):
+        world.receive(
+            {"Filter": {"product": "p", "period": "2026-01-01", "currency": "EUR"}, "Records": records},
+            PRICE,
+            stamp=stamp,
+        )
+        prices = [float(price) for (price,) in world.execute("SELECT price FROM prices")]
+        assert prices == [float(record["price"]) for record in records]
+
+
 def test_a_property_without_a_column_is_kept_and_passed_on(world: StoreWorld) -> None:
     """Nothing is cut behind a narrower node."""
     world.receive(customer("A", colour="red"), CUSTOMER, stamp=5)

@@ -502,7 +502,7 @@ class Writing:
                 for exactly, row in rows:
                     batches.setdefault(exactly.insert, []).append((item, [*row, *link]))
                 continue
-            absent = set(old)
+            absent = set(old) if merging.own_key else {()} if old else set()  # the link may be the whole key
             for exactly, row in rows:
                 own = tuple([row[n] for n in exactly.places])
                 if own not in absent:
