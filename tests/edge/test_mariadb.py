@@ -11,6 +11,7 @@ They run for the whole module; every test finds them empty.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -121,6 +122,19 @@ def test_a_daemon_over_mariadb_that_is_killed_loses_nothing(row: TestNetwork) ->
     row.wait_until_settled()
     row.wait_until_equal(retail.CUSTOMERS)
     assert [row.status(code)["collisions"] for code in row.nodes] == [0, 0, 0]
+
+
+def test_what_truncate_has_done_is_found_and_mended(row: TestNetwork) -> None:
+    """Nothing can notice it when it happens: `kod check` says so before, `kod compare` finds it after."""
+    row.execute("00", "INSERT INTO prices VALUES ('tea', '2026-11-01', 'a', 1), ('mint', '2026-11-01', 'a', 2)")
+    row.wait_for("01", "SELECT count(*) FROM prices", [(2,)])
+    row.wait_until_settled()
+    assert "TRUNCATE fires no trigger" in row.kod("check", exit_code=None).stdout
+    row.execute("01", "TRUNCATE prices")
+    found = json.loads(row.kod("compare", "--node", "00", "--with", "01", "--json", exit_code=1).stdout)
+    assert [(one["type"], one["only_at"]) for one in found["differences"]] == [("InformationRegister.Price", "00")] * 2
+    row.kod("compare", "--node", "00", "--with", "01", "--repair", exit_code=1)
+    row.wait_for("01", "SELECT count(*) FROM prices", [(2,)])
 
 
 def test_a_second_daemon_does_not_start(row: TestNetwork) -> None:
