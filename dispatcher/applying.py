@@ -187,16 +187,16 @@ def keyed(message: Message, structure: Structure) -> dict[Item, Incoming]:
     """
     items: dict[Item, Incoming] = {}
     for incoming in message.items:
-        item_type = structure.types.get(incoming.type)
+        item_type = structure.types.get(incoming.type) or structure.named(incoming.type)
         if item_type is None:
             raise MessageError(
                 f"the type {incoming.type!r} is not known here",
                 hint="add it to nodes.yaml and to the package of this node",
             )
         value = incoming.deleted if incoming.value is None else incoming.value
-        item = Item(incoming.type, key_of(item_type, value or {}))
+        item = Item(item_type.name, key_of(item_type, value or {}))
         if item in items:
-            raise MessageError(f"{incoming.type} {item.key} is in the message twice")
+            raise MessageError(f"{item.type} {item.key} is in the message twice")
         items[item] = incoming
     return dict(sorted(items.items(), key=lambda pair: (structure[pair[0].type].rank, pair[0])))
 

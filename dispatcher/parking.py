@@ -22,7 +22,7 @@ from dispatcher.ports import Clock, Letter, NodeView, Parked, ParkedItem, Reason
 from dispatcher.references import references_of
 from dispatcher.review import limited_from
 from dispatcher.settling import latest_believed
-from schemas.errors import ConflictError, DanglingError, DuplicateError, MessageError
+from schemas.errors import ConflictError, DanglingError, DuplicateError, FilterError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST
 from schemas.structure import Structure
@@ -151,12 +151,11 @@ class Parking:
         except MessageError:
             return found
         for new in message.items:
-            item_type = self._structure.types.get(new.type)
+            item_type = self._structure.named(new.type)
             if item_type is not None:
                 try:
-                    found[
-                        Item(new.type, key_of(item_type, (new.deleted if new.value is None else new.value) or {}))
-                    ] = new
+                    key = key_of(item_type, (new.deleted if new.value is None else new.value) or {})
+                    found[Item(item_type.name, key)] = new
                 except MessageError:
                     continue
         return found
@@ -280,6 +279,8 @@ class Parking:
                 self._store.parked_again(parked[0].id, error.reason)
             return False
         except MessageError as error:
+            if isinstance(error, FilterError) and len(parked) == 1 and self._give_up_sets(parked[0], limited):
+                return True
             dangling = isinstance(error, DanglingError) and sum(len(one.items) for one in messages) > 1
             if (isinstance(error, DuplicateError) or dangling) and not wary:
                 return self._try(parked, reference_wins=reference_wins, orphans=orphans, wary=True)
@@ -289,6 +290,34 @@ class Parking:
         for one in parked:
             event(log, logging.INFO, "parked message applied", node=sender, message=one.name)
         return True
+
+    def _give_up_sets(self, parked: Parked, limited: frozenset[str]) -> bool:
+        """Sets by a filter that its sender has not any more either: since it has this node's package, it offers all
+        of them again by the new one (`kod install`). The other items of the message wait on."""
+        if self._store.figures().links.get(parked.node, {}).get("package") != self._structure.fingerprint:
+            return False
+        message = read_message(parked.payload)
+        fits = [n for n, item in enumerate(message.items) if not self._is_by_another_filter(item)]
+        with self._store.receiving(parked.node, forward=self._node.forwards, limited=limited) as view:
+            view.unpark(parked.id)
+            if fits:
+                letter = Letter(parked.node, parked.name, only(parked.payload, fits))
+                left = [ParkedItem(i, new.version) for i, new in self._items(letter.payload).items()]
+                view.park(letter, Reason(parked.reason), left)
+        given_up = len(message.items) - len(fits)
+        event(log, logging.INFO, "parked sets superseded", node=parked.node, message=parked.name, objects=given_up)
+        return True
+
+    def _is_by_another_filter(self, new: Incoming) -> bool:
+        item_type = self._structure.named(new.type)
+        try:
+            if item_type is not None:
+                key_of(item_type, (new.deleted if new.value is None else new.value) or {})
+        except FilterError:
+            return True
+        except MessageError:
+            pass
+        return False
 
     def _why_again(self, parked: Parked, error: MessageError, limited: frozenset[str]) -> Reason:
         """Looked into again only where it may be another one by now."""

@@ -50,9 +50,12 @@ def waiting_items(code: str, database: Database, structure: Structure) -> Mappin
             continue
         for item in items:
             value = item.deleted if item.value is None else item.value
+            item_type = structure.named(item.type)
             try:
-                key = key_of(structure[item.type], value or {})
-            except (KeyError, MessageError):  # a type that is not known here, or a strange key: perhaps why it waits
+                key = key_of(item_type, value or {}) if item_type is not None else None
+            except MessageError:
+                key = None
+            if item_type is None or key is None:  # perhaps why it waits
                 continue
-            found[Item(item.type, key)].append(Waiting(code, parked.id, parked.node, parked.reason, item.version))
+            found[Item(item_type.name, key)].append(Waiting(code, parked.id, parked.node, parked.reason, item.version))
     return found

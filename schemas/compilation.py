@@ -217,6 +217,7 @@ def compile_structure(
         types={t.name: replace(t, rank=ranks[t.name]) for t in ordered},
         mismatches=tuple(mismatches),
         fingerprint=package.fingerprint,
+        formerly={old: s.name for s in exchange.values() for old in s.formerly if old not in exchange},
     )
 
 

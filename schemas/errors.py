@@ -66,6 +66,10 @@ class DanglingError(MessageError):
     """A reference would lead nowhere: its target is not there, or is to go."""
 
 
+class FilterError(MessageError):
+    """A record set by another filter than this node's: its sender is not upgraded yet, or this node is not."""
+
+
 class ConflictError(KodError):
     """A deadlock, a lock time-out or a serialisation failure: the transaction may be tried again as it was."""
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import Literal
@@ -148,6 +148,12 @@ class Structure:
     types: Mapping[str, ItemType]
     mismatches: tuple[Mismatch, ...] = ()
     fingerprint: str = ""
+    formerly: Mapping[str, str] = field(default_factory=dict)
+    """Old names of types, still read, and what they are called now."""
+
+    def named(self, name: str) -> ItemType | None:
+        """The type of this name, or of which this is an old name; None for one that is not known here."""
+        return self.types.get(name) or self.types.get(self.formerly.get(name, ""))
 
     def __getitem__(self, name: str) -> ItemType:
         return self.types[name]

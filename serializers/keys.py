@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from schemas.errors import ConfigError, MessageError
+from schemas.errors import ConfigError, FilterError, MessageError
 from schemas.package import XML_TYPES, PackageType, Property
 from schemas.structure import ItemType
 
@@ -38,13 +38,24 @@ def key_of(item_type: ItemType, value: Mapping[str, Any]) -> str:
     try:
         values = [source[name] for name in item_type.key_names]
     except (KeyError, TypeError):
+        if not item_type.is_object and isinstance(source, dict):
+            raise _other_filter(item_type, source) from None
         raise MessageError(
             f"{item_type.name}: the key {list(item_type.key_names)} is not in the value",
-            hint="is the sender's package the same? compare `kod schema check` at both nodes",
+            hint="is the sender upgraded, and this node? `kod status` tells the packages of both",
         ) from None
+    if not item_type.is_object and len(source) != len(values):
+        raise _other_filter(item_type, source)
     if any(isinstance(v, dict | list) or (v is None and item_type.is_object) for v in values):
         raise MessageError(f"{item_type.name}: a key property is null or not a plain value")
     return key_text(values)
+
+
+def _other_filter(item_type: ItemType, source: Mapping[str, Any]) -> FilterError:
+    return FilterError(
+        f"{item_type.name}: its Filter is by {', '.join(source)}, here sets are by {', '.join(item_type.key_names)}",
+        hint="nothing, if the sender or this node is still to be upgraded; else `filter` has to be the same at both",
+    )
 
 
 def key_value(package_type: PackageType | ItemType, key: str) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import orjson
 
 from dispatcher.manifest import token, went
 from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
-from node.databases import Held, Installed, Standing, Story
+from node.databases import Held, Installed, Standing, Story, adapted
 from node.databases.mariadb import capture, checking, figures, history, parking, reflection, registers, stamping
+from node.databases.mariadb.adapting import MariadbRegisters
 from node.databases.mariadb.connection import Connection, reading, transaction, translated, turn
 from node.databases.mariadb.daemon import DaemonLock
 from node.databases.mariadb.reading import Reading, TypeReading
@@ -66,17 +67,28 @@ class MariadbDatabase:
         """MariaDB ends a transaction with each CREATE: what was interrupted is finished by the next call, and a daemon
         does not start before."""
         done: list[str] = []
-        with self._connected() as connection, turn(connection):
+        with self._connected() as connection, self._alone(connection, settings, structure), turn(connection):
             checking.refuse(connection)
             if registers.create(connection):
                 done.append("registers created")
             done += _name_node(connection, settings)
+            own = MariadbRegisters(connection, structure)
+            done += adapted.rename(settings, own)
             fresh = _register_types(connection, structure)
             type_ids = registers.type_ids(connection)
             done += capture.install(connection, structure, type_ids)
             done += _note_empty(connection, structure, fresh)
+            with transaction(connection):
+                done += adapted.adapt(settings, structure, own)
             done += [] if stamps_only or not done else checking.identity(connection, settings, structure)
         return Installed(tuple(done))
+
+    @contextmanager
+    def _alone(self, connection: Connection, settings: NodeSettings, structure: Structure) -> Iterator[None]:
+        """A daemon that runs has the registers by their old keys."""
+        known = MariadbRegisters(connection, structure).types() if registers.are_there(connection) else {}
+        with self.daemon_lock(settings.code) if adapted.rekeyed_types(structure, known) else nullcontext():
+            yield
 
     def stamp_existing(self, structure: Structure, progress: Callable[[str, int, int], None], portion: int) -> int:
         with self._connected(installed=True) as connection:

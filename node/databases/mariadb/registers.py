@@ -65,7 +65,8 @@ _TABLES = {
         name VARCHAR(700) NOT NULL UNIQUE,
         top_mark BIGINT NOT NULL DEFAULT 0,
         stamped TINYINT NOT NULL DEFAULT 0,
-        key_types LONGTEXT NOT NULL""",
+        key_types LONGTEXT NOT NULL,
+        `key` LONGTEXT""",
     "kod_triggers": """
         home VARCHAR(64) NOT NULL,
         name VARCHAR(64) NOT NULL,

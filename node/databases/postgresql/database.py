@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import orjson
@@ -12,8 +12,9 @@ from sqlalchemy.engine import make_url
 
 from dispatcher.manifest import token, went
 from dispatcher.ports import Content, Figures, Life, Parked, SendingView
-from node.databases import Held, Installed, Standing, Story
+from node.databases import Held, Installed, Standing, Story, adapted
 from node.databases.postgresql import capture, figures, history, parking, reflection, stamping
+from node.databases.postgresql.adapting import PostgresqlRegisters
 from node.databases.postgresql.checking import check
 from node.databases.postgresql.connecting import Connection, Connections, Statement, Transaction, streamed, translated
 from node.databases.postgresql.daemon import DaemonLock
@@ -129,7 +130,10 @@ class PostgresqlDatabase:
     def install(self, settings: NodeSettings, structure: Structure, *, stamps_only: bool = False) -> Installed:
         connection = self._connections.open(lock_timeout=_INSTALL_WAITS)
         try:
-            with translated(), connection.transaction():
+            known = PostgresqlRegisters(connection, structure).types() if capture.are_there(connection) else {}
+            # a daemon that runs has the registers by their old keys
+            alone = self.daemon_lock(settings.code) if adapted.rekeyed_types(structure, known) else nullcontext()
+            with alone, translated(), connection.transaction():
                 return Installed(tuple(_install(connection, settings, structure, stamps_only=stamps_only)))
         finally:
             connection.close()
@@ -394,10 +398,13 @@ def _install(
         connection.execute(TABLES)
         done.append("registers created")
     done += _name_node(connection, settings)
+    own = PostgresqlRegisters(connection, structure)
+    done += adapted.rename(settings, own)
     fresh = _register_types(connection, structure)
     if capture.install(connection, structure):
         done.append("capture triggers created")
     done += _note_empty(connection, structure, fresh)
+    done += adapted.adapt(settings, structure, own)
     return done if stamps_only else [*done, *_identity(connection, settings, structure)]
 
 

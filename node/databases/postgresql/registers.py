@@ -65,7 +65,8 @@ CREATE TABLE kod.types (
   name text NOT NULL UNIQUE,
   top_mark bigint NOT NULL DEFAULT 0,
   stamped boolean NOT NULL DEFAULT false,
-  key_types json NOT NULL
+  key_types json NOT NULL,
+  key text
 );
 -- No index: applications append to it. A fold reads all of it and deletes what it took.
 CREATE TABLE kod.log (

@@ -6,16 +6,17 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import orjson
 
 from dispatcher.manifest import token, went
 from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
-from node.databases import Held, Installed, Standing, Story
+from node.databases import Held, Installed, Standing, Story, adapted
 from node.databases.dangling import dangling
 from node.databases.sqlite import capture, figures, history, parking, reflection, registers, rights
+from node.databases.sqlite.adapting import SqliteRegisters
 from node.databases.sqlite.connection import connect, path_of, transaction, translated
 from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading
@@ -88,7 +89,7 @@ class SqliteDatabase:
 
     def install(self, settings: NodeSettings, structure: Structure, *, stamps_only: bool = False) -> Installed:
         done: list[str] = []
-        with self._connected() as connection:
+        with self._connected() as connection, self._alone(connection, settings, structure):
             switched_from = _switch_to_wal(connection)
             if switched_from:
                 done.append("journal mode switched to WAL: the application reads while KOD writes")
@@ -98,10 +99,22 @@ class SqliteDatabase:
                 if switched_from:
                     connection.execute("INSERT INTO kod_journal (mode) VALUES (?)", (switched_from,))
                 done += self._name_node(connection, settings)
+                own = SqliteRegisters(connection, structure, self._now_sql)
+                done += adapted.rename(settings, own)
                 type_ids = _register_types(connection, structure, done)
                 done += self._adapt_triggers(connection, structure, type_ids)
+                done += adapted.adapt(settings, structure, own)
             done += [] if stamps_only else _identity(connection, settings, structure)
         return Installed(tuple(done))
+
+    @contextmanager
+    def _alone(self, connection: sqlite3.Connection, settings: NodeSettings, structure: Structure) -> Iterator[None]:
+        """A daemon that runs has the registers by their old keys."""
+        known: Mapping[str, str | None] = {}
+        if registers.are_there(connection):
+            known = SqliteRegisters(connection, structure, self._now_sql).types()
+        with self.daemon_lock(settings.code) if adapted.rekeyed_types(structure, known) else nullcontext():
+            yield
 
     def _name_node(self, connection: sqlite3.Connection, settings: NodeSettings) -> list[str]:
         row = connection.execute("SELECT code FROM kod_node").fetchone()

@@ -55,7 +55,8 @@ _TABLES = {
         name TEXT NOT NULL UNIQUE,
         top_mark INTEGER NOT NULL DEFAULT 0,
         stamped INTEGER NOT NULL DEFAULT 0,
-        key_types TEXT NOT NULL)""",
+        key_types TEXT NOT NULL,
+        key TEXT)""",
     "kod_log": """CREATE TABLE kod_log (
         type INTEGER NOT NULL,
         key TEXT NOT NULL,
