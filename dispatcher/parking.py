@@ -22,6 +22,7 @@ from dispatcher.ports import Clock, Letter, NodeView, Parked, ParkedItem, Reason
 from dispatcher.references import references_of
 from dispatcher.review import limited_from
 from dispatcher.settling import latest_believed
+from dispatcher.turning import Turning
 from schemas.errors import ConflictError, DanglingError, DuplicateError, FilterError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST
@@ -46,9 +47,11 @@ class Parking:
         settings: NodeSettings,
         store: Store,
         clock: Clock,
+        turning: Turning | None = None,
         bus_ahead_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`bus_ahead_ms`: how far the bus's clock is ahead of this node's own, where it is known."""
+        self.turning = turning or Turning(structure)
         self._node = node
         self._bus_ahead_ms = bus_ahead_ms
         self._structure = structure
@@ -86,7 +89,7 @@ class Parking:
     def park(self, letter: Letter, error: MessageError, view: ReceivingView) -> Reason | None:
         """Keeps a message that could not be applied, whole; None when all of it waits already. What the sender has to
         know to see the same at its end goes to it."""
-        items = self._items(letter.payload)
+        items = self._items(letter.payload, view)
         parked = [ParkedItem(item, new.version) for item, new in items.items()]
         known = {(one.item, one.version) for waiting in view.waiting() for one in waiting.items}
         if parked and all((one.item, one.version) in known for one in parked):
@@ -143,11 +146,11 @@ class Parking:
         gone = [item for item, here in view.lock(asked).items() if not here.exists] if asked else []
         return Reason(text, missing), gone
 
-    def _items(self, payload: bytes) -> dict[Item, Incoming]:
-        """The items of a message that can be read; those whose type is not known here cannot."""
+    def _items(self, payload: bytes, view: ReceivingView) -> dict[Item, Incoming]:
+        """The items of a message that can be read and turned; those whose type is not known here cannot."""
         found: dict[Item, Incoming] = {}
         try:
-            message = read_message(payload)
+            message = self.turning.incoming_as_far(view, read_message(payload))
         except MessageError:
             return found
         for new in message.items:
@@ -193,7 +196,8 @@ class Parking:
         """One by one nothing of the link goes: those that refer to each other in one transaction, then all. Where a
         deletion stands against a reference, the reference wins, once nothing else of the link waits that may take the
         reference away. What refers to something that is gone for ever goes to the journal."""
-        items = {one.id: self._items(one.payload) for one in parked}
+        with self._store.receiving(parked[0].node, forward=False, limited=frozenset()) as view:
+            items = {one.id: self._items(one.payload, view) for one in parked}
         tied = _tied(parked, items, self._structure)
         if any(self._try(together) for together in tied):
             return True
@@ -260,10 +264,11 @@ class Parking:
         asked = any(one.attempts < 0 for one in parked)
         try:
             messages = [read_message(one.payload) for one in parked]
-            message = _joined(messages, self._structure)
             incarnation = self._store.incoming(sender).incarnation or 0
             proves = all(one.header.incarnation >= incarnation for one in messages)
             with self._store.receiving(sender, forward=self._node.forwards, limited=limited) as view:
+                own = [self.turning.incoming(view, message) for message in messages]
+                message = _joined(own, self._structure)
                 judge = self.judge(sender, view, parked, any_stamp=asked, wary=wary)
                 decided = apply(message, view, judge, reference_wins=reference_wins, proves=proves, orphans=orphans)
                 if decided.held and (len(parked) > 1 or len(decided.held) == len(message.items)):
@@ -324,7 +329,7 @@ class Parking:
         if parked.reason.startswith(error.text) and not parked.waits_for:
             return Reason(parked.reason)
         with self._store.receiving(parked.node, forward=self._node.forwards, limited=limited) as view:
-            return self._why(error, self._items(parked.payload), view, parked.node)[0]
+            return self._why(error, self._items(parked.payload, view), view, parked.node)[0]
 
 
 def _reason_of(held: Sequence[Held]) -> Reason:

@@ -28,6 +28,7 @@ from dispatcher.parking import Parking
 from dispatcher.parts import Parts
 from dispatcher.ports import Bus, Clock, Incoming, Letter, Life, NodeView, Received, Store
 from dispatcher.review import limited_from
+from dispatcher.turning import Turning
 from schemas.errors import ConflictError, DanglingError, DuplicateError, IdentityError, MessageError, UnavailableError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits, from_digits
@@ -117,11 +118,12 @@ class Receiver:
         bus: Bus,
         clock: Clock,
         keys: Mapping[str, bytes] | None = None,
+        turning: Turning | None = None,
     ) -> None:
         """`keys`: by neighbour, with which its messages have to be signed."""
         self.slots = Slots(settings.receive_streams_max)
         self.workers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="apply")
-        self.parking = Parking(node, structure, settings, store, clock, bus.clock_ahead_ms)
+        self.parking = Parking(node, structure, settings, store, clock, turning, bus.clock_ahead_ms)
         self.links = {
             sender: Link(
                 sender,
@@ -526,9 +528,9 @@ class Link:
                     attempt += 1
 
     def _apply(self, arrived: Arrived, completing: Arrived | None, wary: bool) -> None:
-        message = arrived.read()
-        header = message.header
         with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
+            message = self.parking.turning.incoming(view, arrived.read())
+            header = message.header
             earlier = self._is_of_earlier_life(arrived)
             decided = apply(message, view, self.parking.judge(self.sender, view, wary=wary), proves=not earlier)
             self.parking.hold(arrived.letter, message, decided.held, view)

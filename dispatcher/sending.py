@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,6 +36,7 @@ from dispatcher.ports import (
     Bus,
     Change,
     Clock,
+    Content,
     History,
     HistoryPhase,
     HistoryPortion,
@@ -52,6 +53,7 @@ from dispatcher.review import facts_of, leading_to, limited_types, review
 from dispatcher.rights import Rights
 from dispatcher.run_up import RunUp
 from dispatcher.streams import pack, split
+from dispatcher.turning import ITEMS_AT_ONCE, Turning
 from schemas.errors import ConflictError, InvariantError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits
@@ -87,6 +89,14 @@ class Front:
         return next((link.joined for link in self.links if link.node == node), None)
 
 
+class Texts(dict[Item, bytes]):
+    """What has been read, as the text of a message. `held`: what could not be turned into the wire's form, and why."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[Item, str] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Portion:
     """A run of changes, continuous from the front's position up to `position`. `whole`: nothing is left behind it,
@@ -105,6 +115,7 @@ class Load:
     changes: list[Change] = field(default_factory=list)
     settled: list[Change] = field(default_factory=list)
     deferred: list[Change] = field(default_factory=list)
+    """Becomes pending: deletions that must not overtake what frees them, and what could not be turned."""
 
     def take(self, changes: Iterable[Change], *, whole: bool) -> None:
         """Takes what goes now; deletions wait for a portion after which nothing is left (correctness.md)."""
@@ -157,9 +168,11 @@ class Sender:
         bus: Bus,
         clock: Clock,
         keys: Mapping[str, bytes] | None = None,
+        turning: Turning | None = None,
     ) -> None:
         """`keys`: by neighbour, with which messages to it are signed; those without one are not."""
         self._keys = keys or {}
+        self.turning = turning or Turning(structure)
         self.node = node
         self.structure = structure
         self.settings = settings
@@ -515,13 +528,12 @@ class Sender:
 
     def _read_history(
         self, view: SendingView, portion: HistoryPortion, node: str, bytes_max: int
-    ) -> tuple[dict[Item, bytes], HistoryPortion]:
+    ) -> tuple[Texts, HistoryPortion]:
         """The texts of what the rules send to the node; a portion that grows too large is cut short."""
         going = self._review(view, portion.lacking).get(node, [])
-        texts: dict[Item, bytes] = {}
+        texts = Texts()
         size = 0
-        for change, text in self._texts(view, going):
-            texts[change.item] = text
+        for change, text in self._texts(view, going, texts):
             size += len(text)
             if size > bytes_max and change is not going[-1]:
                 return texts, history.cut(portion, portion.lacking[: portion.lacking.index(change) + 1])
@@ -538,24 +550,25 @@ class Sender:
         facts = facts_of(changes, view, self.structure, self.limited)
         return review(changes, self.node, self.structure, self.limited, facts)
 
-    def _read(
-        self, view: SendingView, portion: Portion, going: Mapping[str, list[Change]]
-    ) -> tuple[dict[Item, bytes], Portion]:
+    def _read(self, view: SendingView, portion: Portion, going: Mapping[str, list[Change]]) -> tuple[Texts, Portion]:
         """The texts of all that goes anywhere; a portion that would not fit in memory is cut short."""
         concerned = {c.item for changes in going.values() for c in changes}
         changes = [c for c in portion.changes if c.item in concerned]
-        texts: dict[Item, bytes] = {}
+        texts = Texts()
         size = 0
-        for change, text in self._texts(view, changes):
-            texts[change.item] = text
+        for change, text in self._texts(view, changes, texts):
             size += len(text)
             if size > PORTION_BYTES_MAX and change is not changes[-1]:
                 cut = [c for c in portion.changes if c.mark <= change.mark]
                 return texts, Portion(cut, change.mark, whole=False)
         return texts, portion
 
-    def _texts(self, view: SendingView, changes: Sequence[Change]) -> Iterable[tuple[Change, bytes]]:
+    def _texts(self, view: SendingView, changes: Sequence[Change], texts: Texts) -> Iterator[tuple[Change, bytes]]:
+        """Reads the changes into `texts`, one after another, and gives each that could be turned."""
         contents = view.contents([c.item for c in changes if not c.gone])
+        if self.turning.types and not self.turning.types.isdisjoint(c.item.type for c in changes):
+            yield from self._turned_texts(view, changes, contents, texts)
+            return
         for change in changes:
             value = None
             if not change.gone:
@@ -564,7 +577,27 @@ class Sender:
                     raise InvariantError(f"content of {content.item.type} came where another item's was asked for")
                 value = content.text
             key = None if value is not None else orjson.dumps(self._key_value(change.item))
-            yield change, item_text(change.item.type, change.version, change.seen, value=value, key=key)
+            texts[change.item] = item_text(change.item.type, change.version, change.seen, value=value, key=key)
+            yield change, texts[change.item]
+
+    def _turned_texts(
+        self, view: SendingView, changes: Sequence[Change], contents: Iterator[Content], texts: Texts
+    ) -> Iterator[tuple[Change, bytes]]:
+        """As `_texts`, where some of the types are turned."""
+        for start in range(0, len(changes), ITEMS_AT_ONCE):
+            some = changes[start : start + ITEMS_AT_ONCE]
+            own = [Content(c.item, None) if c.gone else next(contents) for c in some]
+            for change, content, (text, fault) in zip(some, own, self.turning.outgoing(view, own), strict=True):
+                if fault is not None:
+                    texts.held[change.item] = fault
+                    continue
+                value, key = (text, None) if content.text is not None else (None, text)
+                texts[change.item] = item_text(change.item.type, change.version, change.seen, value=value, key=key)
+                yield change, texts[change.item]
+
+    def _read_more(self, view: SendingView, changes: Sequence[Change], texts: Texts) -> None:
+        for _ in self._texts(view, [c for c in changes if c.item not in texts.held], texts):
+            pass
 
     def _key_value(self, item: Item) -> dict[str, object]:
         return key_value(self.structure[item.type], item.key)
@@ -575,7 +608,7 @@ class Sender:
         front: Front,
         portion: Portion,
         going: Mapping[str, list[Change]],
-        texts: dict[Item, bytes],
+        texts: Texts,
     ) -> dict[str, Load]:
         loads: dict[str, Load] = {}
         alike: dict[tuple[int, frozenset[Item]], Load] = {}
@@ -600,10 +633,9 @@ class Sender:
                 due, past = self.rights.still_due(view, link.node, pending)
                 load.take_pending(due, portion)
                 load.settled += past
-                missing = [c for c in load.changes if c.item not in texts]
-                texts.update((change.item, text) for change, text in self._texts(view, missing))
+                self._read_more(view, [c for c in load.changes if c.item not in texts], texts)
                 self._unsettled |= portion.whole and others_wait
-        return loads
+        return _hold(loads, texts.held) if texts.held else loads
 
     def _behind(self, last: Change, in_turn: Sequence[Change]) -> frozenset[Item]:
         """Deletions that wait although it is their turn: behind `last` more is pending than goes at once, and that may
@@ -617,7 +649,7 @@ class Sender:
         return view.ahead(link.node, changes)
 
     def _complete(
-        self, view: SendingView, front: Front, loads: Mapping[str, Load], texts: dict[Item, bytes]
+        self, view: SendingView, front: Front, loads: Mapping[str, Load], texts: Texts
     ) -> list[tuple[tuple[str, ...], Completed]]:
         """Classes of addressees that get the same, each with what its references need."""
         alone = {link.node for link in front.links if link.joined is not None}
@@ -631,10 +663,10 @@ class Sender:
             result.extend(_merged(found))
         self._settle_what_goes(view, loads, result)
         drawn = {c.item: c for _, completed in result for c in completed.drawn if c.item not in texts}
-        texts.update((change.item, text) for change, text in self._texts(view, list(drawn.values())))
+        self._read_more(view, list(drawn.values()), texts)
         if self.structure.unchecked:
             self._report_dangling(view, [item for item in texts if item.type in self.structure.unchecked])
-        return result
+        return _hold_drawn(loads, result, texts.held) if texts.held else result
 
     def _report_dangling(self, view: SendingView, items: Sequence[Item]) -> None:
         """What dangles here has to wait where it arrives; the place to mend it is here."""
@@ -806,6 +838,32 @@ class Sender:
             package=self.structure.fingerprint or None if of is not None else None,
             extra=_extra(link, of),
         )
+
+
+def _hold(loads: Mapping[str, Load], held: Mapping[Item, str]) -> dict[str, Load]:
+    """Leaves behind what could not be turned. What is one list for several addressees stays one."""
+    without: dict[int, list[Change]] = {}
+    result = {}
+    for node, load in loads.items():
+        left = [c for c in load.changes if c.item in held]
+        changes = without.setdefault(id(load.changes), [c for c in load.changes if c.item not in held])
+        result[node] = replace(load, changes=changes, deferred=[*load.deferred, *left])
+    return result
+
+
+def _hold_drawn(
+    loads: Mapping[str, Load], classes: Sequence[tuple[tuple[str, ...], Completed]], held: Mapping[Item, str]
+) -> list[tuple[tuple[str, ...], Completed]]:
+    """What a reference draws and could not be turned is left behind too; what refers to it waits for it there."""
+    result = []
+    for nodes, completed in classes:
+        left = [c for c in completed.drawn if c.item in held]
+        for load in (loads[node] for node in nodes):
+            load.deferred = list({c.item: c for c in (*load.deferred, *left)}.values())
+        drawn = tuple(c for c in completed.drawn if c.item not in held)
+        ties = tuple(tie for tie in completed.ties if held.keys().isdisjoint(tie))
+        result.append((nodes, Completed(drawn, ties)))
+    return result
 
 
 def _classes(loads: Mapping[str, Load]) -> list[list[str]]:

@@ -28,6 +28,7 @@ from dispatcher.ports import Bus, NodeView, Store
 from dispatcher.purging import Purging
 from dispatcher.receiving import Link, Receiver
 from dispatcher.sending import Sender
+from dispatcher.turning import Turning
 from node import identity
 from node.buses import open_bus
 from node.clock import SystemClock
@@ -136,7 +137,8 @@ def _served(database: Database, basis: Basis, code: str, admit: Callable[[Databa
         database.set_draining(False)  # what a drain prepares, an upgrade say, is over
         follow = partial(identity.follow, database, network, code)
         take_over = partial(_asked_for, database, network, code)
-        service = Service(node, structure, settings, store, bus, signature_keys(network, code), follow, take_over)
+        keys, turning = signature_keys(network, code), Turning(structure)
+        service = Service(node, structure, settings, store, bus, keys, turning, follow, take_over)
         stack.callback(service.close)
         yield service
         follow()
@@ -196,6 +198,7 @@ class Service:
         store: Store,
         bus: Bus,
         keys: Mapping[str, bytes],
+        turning: Turning,
         note_life: Callable[[], None],
         take_over: Callable[[str], Basis],
     ) -> None:
@@ -206,8 +209,8 @@ class Service:
         self.node = node
         self.settings = settings
         self.store = store
-        self.sender = Sender(node, structure, settings, store, bus, clock, keys)
-        self.receiver = Receiver(node, structure, settings, store, bus, clock, keys)
+        self.sender = Sender(node, structure, settings, store, bus, clock, keys, turning)
+        self.receiver = Receiver(node, structure, settings, store, bus, clock, keys, turning)
         self.bus = bus
         self._note_life = note_life
         self._bus_ahead_ms: int | None = None

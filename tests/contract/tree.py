@@ -10,6 +10,7 @@ from typing import Any
 from dispatcher.ports import Letter, NodeView
 from dispatcher.receiving import Receiver
 from dispatcher.sending import Sender
+from dispatcher.turning import Step, Turning
 from node.buses.memory import MemoryBus, MemoryNetwork
 from node.clock import SystemClock
 from schemas.stamp import Stamp
@@ -52,8 +53,11 @@ class Tree:
         children: Sequence[str] = ("01",),
         receiving: Sequence[str] = ("01",),
         message_bytes_max: int | None = None,
+        steps: Callable[[str], Sequence[Step]] = lambda _: (),
         **settings: Any,
     ) -> None:
+        """`steps`: of a node, by which its items are turned."""
+        self._steps = steps
         self.network = MemoryNetwork(positions=True, message_bytes_max=message_bytes_max)
         self.clock = TestClock()
         self.world = _installed(make, "00", children)
@@ -61,7 +65,10 @@ class Tree:
         self.bus = CountedBus(self.network, "00")
         self.settings = replace(self.world.settings, **settings)
         view = NodeView("00", None, tuple(children), {c: c for c in children})
-        self.sender = Sender(view, self.structure, self.settings, self.world.store, self.bus, self.clock)
+        turning = Turning(self.structure, steps("00"))
+        self.sender = Sender(
+            view, self.structure, self.settings, self.world.store, self.bus, self.clock, turning=turning
+        )
         self.receivers: dict[str, Receiver] = {}
         self.children: dict[str, StoreWorld] = {}
         for code in receiving:
@@ -73,7 +80,9 @@ class Tree:
         child = self.children[code]
         view = NodeView(code, "00", (), {"00": "00"})
         bus = MemoryBus(self.network, code)
-        return Receiver(view, child.structure(), child.settings, child.store, bus, self.clock)
+        structure = child.structure()
+        turning = Turning(structure, self._steps(code))
+        return Receiver(view, structure, child.settings, child.store, bus, self.clock, turning=turning)
 
     def send(self) -> None:
         """Until nothing moves."""
