@@ -16,6 +16,8 @@ delivery    publish, one neighbour beside the other, and T2
 receiving   sessions in order, their messages in parallel, what has come
 parts         messages too large for the bus, until all of them is here        (pure)
 applying    one message in one transaction
+hooks       what an installation overrides, as the flow asks for it
+deferring   work that hooks have put off
 parking     what cannot be applied waits here, and blocks nothing else
 settling      new, repeat, successor or collision; who wins; other faults      (pure)
 references    what an item's value refers to                                   (pure)

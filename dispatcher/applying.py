@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import orjson
 
+from dispatcher.hooks import NO_HOOKS, Hooks, Side
 from dispatcher.ports import (
     Accepted,
     Collision,
@@ -96,6 +97,7 @@ class Judge:
     wary: bool = False
     """The database has refused the message, for a value that must be unique or a reference that leads nowhere: items
     with such are held."""
+    hooks: Hooks = NO_HOOKS
 
 
 def apply(
@@ -133,6 +135,8 @@ def apply(
         spare(decided, incoming, local, view, sender, judge.origin)
     if decided.answers:  # before anything makes the sender a holder of it
         view.answer_back(sender, decided.answers)
+    heard = [a for a in decided.accepted if a.write and a.item.type in judge.hooks.writes] if judge.hooks.writes else []
+    written = judge.hooks.before_write(view, sender, heard) if heard else ()
     if decided.accepted:
         view.write(decided.accepted)
     if decided.renewed:
@@ -143,6 +147,8 @@ def apply(
         view.journal(decided.collisions)
     if not proves:
         view.doubt(list(incoming))
+    if written:
+        judge.hooks.applied(view, sender, written)
     return decided
 
 
@@ -232,7 +238,7 @@ def decide(
         elif relations[item] is Relation.REPEAT:
             _repeat(decided, item, new, here, judge.origin)
         else:
-            _settle(decided, item, new, local[item], texts.get(item), sender, judge)
+            _settle(decided, item, new, local[item], texts.get(item), sender, judge, view)
     return decided
 
 
@@ -284,7 +290,7 @@ def _held(
             and here.exists
             and new.value is not None
             and _apart(item, new, here, judge)
-            and not _same(item, texts.get(item), new, judge.structure)
+            and not _same(item, texts.get(item), new, judge)
         ):
             held[item] = Waits(_two_births(item, new, here, judge.origin), apart=True, tells=(item,))
     staying = _staying(incoming, local, relations, sender, judge)
@@ -502,8 +508,11 @@ def _orphan(
         decided.kept.append(Kept(item, merged_seen(version, here.seen, new.version, new.seen)))
 
 
-def _same(item: Item, text: bytes | None, new: Incoming, structure: Structure) -> bool:
-    return same(structure[item.type], None if text is None else orjson.loads(text), new.value)
+def _same(item: Item, text: bytes | None, new: Incoming, judge: Judge) -> bool:
+    here = None if text is None else orjson.loads(text)
+    if item.type in judge.hooks.unlike and (here or {}).keys() != (new.value or {}).keys():
+        return False
+    return same(judge.structure[item.type], here, new.value)
 
 
 # --- what is decided ---
@@ -533,7 +542,14 @@ def _repeat(decided: Decided, item: Item, new: Incoming, here: Local | None, ori
 
 
 def _settle(
-    decided: Decided, item: Item, new: Incoming, here: Local, text: bytes | None, sender: str, judge: Judge
+    decided: Decided,
+    item: Item,
+    new: Incoming,
+    here: Local,
+    text: bytes | None,
+    sender: str,
+    judge: Judge,
+    view: ReceivingView,
 ) -> None:
     """A concurrent version: the policy decides, and the loser is journalled; equal contents are no collision. (Which of
     two versions of the same content stays is the policy's too: if there the larger one stayed, and elsewhere the
@@ -541,9 +557,12 @@ def _settle(
     version = local_version(here, judge.origin)
     if version is None:
         raise InvariantError("a collision with nothing")
-    equal = _same(item, text, new, judge.structure)
+    equal = _same(item, text, new, judge)
     if not equal and _apart(item, new, here, judge):
         _one_left(decided, item, new, here, version, judge.origin)
+        return
+    if not equal and item.type in judge.hooks.settles:
+        _settle_by_hook(decided, item, new, here, version, text, sender, judge, view)
         return
     policy = judge.structure[item.type].collision
     new_text = None if new.value is None else orjson.dumps(new.value)
@@ -557,6 +576,36 @@ def _settle(
         winner, loser, winner_text, loser_text = version, new.version, text, new_text
     if not equal:
         decided.collisions.append(Collision(item, winner, loser, winner_text, loser_text, policy, sender))
+
+
+def _settle_by_hook(
+    decided: Decided,
+    item: Item,
+    new: Incoming,
+    here: Local,
+    version: Version,
+    text: bytes | None,
+    sender: str,
+    judge: Judge,
+    view: ReceivingView,
+) -> None:
+    """Only the link's parent end decides, and what it decides is a new version of this node, which has seen both. The
+    other end leaves its version as it is: it goes to the parent, or is there already. Had it seen the parent's, it
+    would arrive there as a successor, and the hook would never be asked."""
+    if sender == judge.node.parent:
+        decided.answers.append(item)
+        return
+    ours = Side(version, None if text is None else orjson.loads(text))
+    result = judge.hooks.settle(view, sender, item, ours, Side(new.version, new.value))
+    accepted = _accepted(
+        item, new._replace(value=None if result is None else dict(result)), here, _seen_by(new, here, judge.origin)
+    )
+    decided.accepted.append(accepted)
+    decided.renewed.append(item)
+    new_text = None if new.value is None else orjson.dumps(new.value)
+    sides = [(version, text), (new.version, new_text)]
+    (loser, loser_text), (winner, winner_text) = sorted(sides, key=lambda side: side[0])
+    decided.collisions.append(Collision(item, winner, loser, winner_text, loser_text, "hook", sender))
 
 
 def _one_left(decided: Decided, item: Item, new: Incoming, here: Local, version: Version, origin: str) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from dispatcher.applying import ENDLESS, Held, Judge, apply, keyed
 from dispatcher.events import event
+from dispatcher.hooks import NO_HOOKS, Hooks
 from dispatcher.ports import Clock, Letter, NodeView, Parked, ParkedItem, Reason, ReceivingView, Store
 from dispatcher.references import references_of
 from dispatcher.review import limited_from
@@ -48,9 +49,11 @@ class Parking:
         store: Store,
         clock: Clock,
         turning: Turning | None = None,
+        hooks: Hooks = NO_HOOKS,
         bus_ahead_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`bus_ahead_ms`: how far the bus's clock is ahead of this node's own, where it is known."""
+        self._hooks = hooks
         self.turning = turning or Turning(structure)
         self._node = node
         self._bus_ahead_ms = bus_ahead_ms
@@ -84,7 +87,7 @@ class Parking:
         waiting = [one for one in view.waiting() if one.id not in tried] if self._waiting else []
         latest = ENDLESS if any_stamp else latest_believed(self._clock.now(), self._skew_max_ms, self._bus_ahead_ms())
         limited = limited_from(sender, self._node, self._structure)
-        return Judge(self._node, self._structure, self._store.origin, latest, waiting, limited, wary)
+        return Judge(self._node, self._structure, self._store.origin, latest, waiting, limited, wary, self._hooks)
 
     def park(self, letter: Letter, error: MessageError, view: ReceivingView) -> Reason | None:
         """Keeps a message that could not be applied, whole; None when all of it waits already. What the sender has to
@@ -307,7 +310,7 @@ class Parking:
             view.unpark(parked.id)
             if fits:
                 letter = Letter(parked.node, parked.name, only(parked.payload, fits))
-                left = [ParkedItem(i, new.version) for i, new in self._items(letter.payload).items()]
+                left = [ParkedItem(i, new.version) for i, new in self._items(letter.payload, view).items()]
                 view.park(letter, Reason(parked.reason), left)
         given_up = len(message.items) - len(fits)
         event(log, logging.INFO, "parked sets superseded", node=parked.node, message=parked.name, objects=given_up)

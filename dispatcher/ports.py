@@ -233,9 +233,108 @@ class Sent:
     """Which item went in which message; `stamp` is the last of its sessions."""
 
 
+class Rows(NamedTuple):
+    """What a statement of a hook gave."""
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    changed: int
+    """How many rows it changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """An item that a fault of its own keeps from a neighbour: it is tried again."""
+
+    node: str
+    item: Item
+    reason: str
+    since: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Work that a hook has put off until after its message; `text` is JSON."""
+
+    id: int
+    type: str
+    text: str
+    since: Stamp
+    attempts: int
+    reason: str | None = None
+    """Why the last attempt came to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookFigures:
+    """What `kod status` says of the hooks' registers."""
+
+    held: int = 0
+    held_reason: str | None = None
+    """Of the one that is held the longest."""
+    deferred: int = 0
+    deferred_failing: int = 0
+    deferred_oldest: Stamp | None = None
+    deferred_reason: str | None = None
+    """Of the last that failed."""
+
+
+class Hooked(Protocol):
+    """What hooks need of a database, in the transaction of whoever gives it; types without hooks never come here.
+    Of a receiver's and a deferred work's, writes count as the application's: what takes part is captured."""
+
+    def run(self, sql: str, parameters: Mapping[str, Any], *, stamps: bool = True) -> Rows:
+        """A statement with parameters `:name`. `stamps` False: it is not captured. One that fails leaves the
+        transaction as it was. Raises MessageError where the database refuses it."""
+        ...
+
+    def hold_back(self, node: str, held: Sequence[tuple[Change, str]], now: Stamp) -> None:
+        """Notes items that cannot go to `node`, and why. They are tried again with `try_held`."""
+        ...
+
+    def try_held(self, now: Stamp, *, all_of_them: bool = False) -> int:
+        """Makes pending what is held and whose time has come; what a newer state has taken the place of is forgotten.
+        How many are held still."""
+        ...
+
+    def let_go(self, node: str, items: Sequence[Item]) -> None:
+        """Nothing is wrong with these any more."""
+        ...
+
+    def held(self, item: Item | None = None, *, items_max: int = 100) -> Sequence[HeldBack]: ...
+
+    def note_owners(self, owners: Mapping[Item, Item | None]) -> None:
+        """By which owners hooks have these items go."""
+        ...
+
+    def owned(self, owners: Sequence[Item], *, items_max: int) -> Sequence[Item]:
+        """Items that `note_owners` has noted with one of these; at most about `items_max`."""
+        ...
+
+    def routed_by(self, fingerprint: str, types: Sequence[str]) -> bool:
+        """Notes by which hooks items find their addressees. Where they are others than before, all that is known of
+        these types is looked at again; whether it is so."""
+        ...
+
+    def defer(self, type_name: str, text: str, now: Stamp) -> None: ...
+
+    def deferred(self, now: Stamp, *, all_of_them: bool = False, items_max: int = 100) -> Sequence[Deferred]:
+        """Work whose time has come, the oldest first."""
+        ...
+
+    def done(self, deferred_id: int) -> None: ...
+
+    def failed(self, deferred_id: int, reason: str, next_at: Stamp) -> None: ...
+
+    def figures(self) -> HookFigures: ...
+
+
 class SendingView(Protocol):
     """One transaction of the sender: a fold, and then everything in one snapshot. Nothing is seen outside before
     it ends; an exception rolls all of it back. At most one is open at a time in a node."""
+
+    @property
+    def hooked(self) -> Hooked: ...
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         """`then`: what `portion` is going to be asked for; it may be looked up in the same round trip.
@@ -473,6 +572,9 @@ class ReceivingView(Protocol):
     Application triggers of capture do not see what it writes. Raises ConflictError where the transaction may be
     tried again, MessageError where the message is at fault (it names table and constraint)."""
 
+    @property
+    def hooked(self) -> Hooked: ...
+
     def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         """Locks the items' rows (root, sections, records) in the order given, takes in what the capture log has of
         them, and says what is here. Items of which nothing is known are absent. `beside`: items of types with sections
@@ -584,6 +686,7 @@ class Figures:
     draining: Draining | None = None
     package: str | None = None
     """The fingerprint of the package with which a daemon ran here last; None before the first."""
+    hooks: HookFigures = HookFigures()
 
 
 class Store(Protocol):
@@ -617,6 +720,10 @@ class Store(Protocol):
     def incoming(self, node: str) -> Incoming: ...
 
     def sending(self) -> AbstractContextManager[SendingView]: ...
+
+    def hooked(self) -> AbstractContextManager[Hooked]:
+        """A transaction of its own."""
+        ...
 
     def receiving(
         self, sender: str, *, forward: bool, limited: frozenset[str]

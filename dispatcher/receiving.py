@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 
 from dispatcher.applying import apply
 from dispatcher.events import event
+from dispatcher.hooks import NO_HOOKS, Hooks
 from dispatcher.parking import Parking
 from dispatcher.parts import Parts
 from dispatcher.ports import Bus, Clock, Incoming, Letter, Life, NodeView, Received, Store
@@ -119,11 +120,12 @@ class Receiver:
         clock: Clock,
         keys: Mapping[str, bytes] | None = None,
         turning: Turning | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         """`keys`: by neighbour, with which its messages have to be signed."""
         self.slots = Slots(settings.receive_streams_max)
         self.workers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="apply")
-        self.parking = Parking(node, structure, settings, store, clock, turning, bus.clock_ahead_ms)
+        self.parking = Parking(node, structure, settings, store, clock, turning, hooks, bus.clock_ahead_ms)
         self.links = {
             sender: Link(
                 sender,

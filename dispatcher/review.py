@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from dispatcher.hooks import NO_HOOKS, Hooks
 from dispatcher.ports import Change, NodeView, SendingView
 from schemas.structure import ItemType, Routing, Structure
 from serializers.keys import Item
@@ -28,6 +29,8 @@ class Facts:
     owners: Mapping[Item, Item | None] = field(default_factory=dict)
     access: Mapping[Item, frozenset[str]] = field(default_factory=dict)
     holders: Mapping[Item, frozenset[str]] = field(default_factory=dict)
+    faults: Mapping[Item, str] = field(default_factory=dict)
+    """Items of which hooks could not tell their owner, or where they are to be seen, and why."""
 
 
 def everywhere(structure: Structure) -> frozenset[str]:
@@ -71,15 +74,26 @@ def limited_from(sender: str, node: NodeView, structure: Structure) -> frozenset
     return frozenset() if sender == node.parent else limited_types(structure)
 
 
-def facts_of(changes: Sequence[Change], view: SendingView, structure: Structure, limited: frozenset[str]) -> Facts:
+def facts_of(
+    changes: Sequence[Change],
+    view: SendingView,
+    structure: Structure,
+    limited: frozenset[str],
+    hooks: Hooks = NO_HOOKS,
+) -> Facts:
     """Owners up to the topmost, the rights to independent items among them, and who holds any of them."""
     asked = [c.item for c in changes if c.item.type in limited]
     if not asked:
         return Facts()
     owners: dict[Item, Item | None] = {}
+    faults: dict[Item, str] = {}
     step = [item for item in asked if structure[item.type].routing is Routing.DEPENDENT]
     while step:
-        found = view.owners(step)
+        found = dict(view.owners([item for item in step if item.type not in hooks.owner] if hooks.owner else step))
+        if hooked := [item for item in step if item.type in hooks.owner]:
+            told = hooks.owners(view, hooked)
+            found.update(told.items)
+            faults.update(told.faults)
         owners.update(found)
         step = [
             o
@@ -87,12 +101,13 @@ def facts_of(changes: Sequence[Change], view: SendingView, structure: Structure,
             if o is not None and o not in owners and structure[o.type].routing is Routing.DEPENDENT
         ]
     concerned = list(dict.fromkeys([*asked, *(o for o in owners.values() if o is not None and o.type in limited)]))
-    with_access = [item for item in concerned if structure[item.type].access]
-    return Facts(
-        owners=owners,
-        access=view.access(with_access) if with_access else {},
-        holders=view.holders(concerned),
-    )
+    with_access = [i for i in concerned if structure[i.type].access and i.type not in hooks.addressees]
+    access = dict(view.access(with_access)) if with_access else {}
+    if hooked := [item for item in concerned if item.type in hooks.addressees]:
+        told = hooks.nodes(view, hooked)
+        access.update(told.items)
+        faults.update(told.faults)
+    return Facts(owners=owners, access=access, holders=view.holders(concerned), faults=faults)
 
 
 def review(
@@ -113,6 +128,30 @@ def review(
         for those in set(concerning.values())
     }
     return {n: shared[those] for n, those in concerning.items() if those}
+
+
+def fault_of(item: Item, facts: Facts) -> str | None:
+    """Why it cannot be told where an item goes: its own hooks', or those of an owner of it."""
+    step: Item | None = item
+    passed = set()
+    while step is not None and step not in passed:
+        if step in facts.faults:
+            return facts.faults[step]
+        passed.add(step)
+        step = facts.owners.get(step)
+    return None
+
+
+def undecided(changes: Iterable[Change], node: str, going: Sequence[Change], facts: Facts) -> list[tuple[Change, str]]:
+    """Changes that may concern a child, for all that can be told, and why that cannot be told."""
+    sure = {change.item for change in going}
+    found = []
+    for change in changes:
+        if change.item not in sure and change.source != node and not change.gone:
+            fault = fault_of(change.item, facts)
+            if fault is not None:
+                found.append((change, fault))
+    return found
 
 
 def addressees(

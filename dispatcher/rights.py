@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from dispatcher.ports import Change, NodeView, Outgoing, SendingView
-from dispatcher.review import addressees, facts_of, limited_types
+from dispatcher.hooks import NO_HOOKS, Hooks
+from dispatcher.ports import Change, Clock, NodeView, Outgoing, SendingView
+from dispatcher.review import Facts, addressees, facts_of, limited_types, undecided
 from schemas.structure import Structure
 from serializers.keys import Item
 
@@ -31,12 +32,29 @@ class Rights:
     items_max = 1_000
     """Items that are looked at again in one transaction: live changes wait for no more than that."""
 
-    def __init__(self, node: NodeView, structure: Structure) -> None:
+    def __init__(self, node: NodeView, structure: Structure, clock: Clock, hooks: Hooks = NO_HOOKS) -> None:
         self.node = node
+        self.clock = clock
+        self.hooks = hooks
         self.structure = structure
         self.limited = limited_types(structure)
         self.owning = structure.owning & self.limited
         """Types that do not go everywhere and on which others depend."""
+
+    def facts_of(self, view: SendingView, changes: Sequence[Change]) -> Facts:
+        """Asked of the database and of hooks; what hooks say of owners is noted, for the way back from them."""
+        facts = facts_of(changes, view, self.structure, self.limited, self.hooks)
+        if self.hooks.owner:
+            owners = {c.item: None for c in changes if c.gone} | dict(facts.owners)
+            view.hooked.note_owners({i: owner for i, owner in owners.items() if i.type in self.hooks.owner})
+        return facts
+
+    def hold_undecided(
+        self, view: SendingView, node: str, changes: Sequence[Change], going: Sequence[Change], facts: Facts
+    ) -> None:
+        """Where a hook failed it is not known whether an item concerns a child: it is held for it, and tried again."""
+        if facts.faults and node in self.node.children and (held := undecided(changes, node, going, facts)):
+            view.hooked.hold_back(node, held, self.clock.now())
 
     def review_again(self, view: SendingView, links: Sequence[Outgoing]) -> bool:
         """Looks at the next items whose rights changed, and makes pending what a child lacks. Whether more wait."""
@@ -44,7 +62,7 @@ class Rights:
         again = view.look_again(self.items_max)
         asked = [item for item in again.items if item.type in self.structure.types]
         known = [c for c in view.known(asked) if not c.gone]
-        facts = facts_of(known, view, self.structure, self.limited)
+        facts = self.facts_of(view, known)
         to = {c.item: addressees(c.item, self.node, self.structure, self.limited, facts) for c in known}
         owners = set(again.owners)
         more = again.more
@@ -53,25 +71,29 @@ class Rights:
                 continue
             addressed = [item for item, nodes in to.items() if link.node in nodes]
             view.pend(link.node, view.lacking(link, addressed))
+            if facts.faults:
+                others = [c.item for c in known if c.item not in set(addressed)]
+                self.hold_undecided(view, link.node, view.lacking(link, others), (), facts)
             held = [i for i in addressed if i in owners and link.node in facts.holders.get(i, ())]
             more |= self._follow(view, link, held, besides=())
         return more
 
     def still_due(
         self, view: SendingView, node: str, pending: Sequence[Change]
-    ) -> tuple[Sequence[Change], Sequence[Change]]:
+    ) -> tuple[Sequence[Change], Sequence[Change], Sequence[tuple[Change, str]]]:
         """Those of `pending` of which `node` still is an addressee, and the others: a right may have been taken back
-        before the item could go. What the child holds stays due whatever the rights say."""
+        before the item could go. What the child holds stays due whatever the rights say. Last those of the others of
+        which hooks could not tell it, and why."""
         limited = [c for c in pending if c.item.type in self.limited]
         if node == self.node.parent or not limited:
-            return pending, ()
-        facts = facts_of(limited, view, self.structure, self.limited)
+            return pending, (), ()
+        facts = self.facts_of(view, limited)
         due: list[Change] = []
         past: list[Change] = []
         for change in pending:
             to = addressees(change.item, self.node, self.structure, self.limited, facts)
             (due if node in to else past).append(change)
-        return due, past
+        return due, past, undecided(past, node, (), facts) if facts.faults else ()
 
     def follow(
         self, view: SendingView, links: Sequence[Outgoing], going: Mapping[str, Collection[Item]], *, position: int
@@ -95,7 +117,11 @@ class Rights:
             return False
         found = view.dependants(link, owners, items_max=self.items_max)
         lacking = [c for c in found.changes if c.item not in besides]
+        more = found.more
+        if self.hooks.owner and (by_hooks := view.hooked.owned(owners, items_max=self.items_max)):
+            lacking += [c for c in view.lacking(link, by_hooks) if c.item not in besides]
+            more |= len(by_hooks) >= self.items_max
         view.pend(link.node, lacking)
-        if found.more:
+        if more:
             view.follow_later(owners)
-        return bool(lacking) or found.more
+        return bool(lacking) or more

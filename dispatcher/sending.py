@@ -30,6 +30,7 @@ from dispatcher.closure import Completed, complete
 from dispatcher.delivery import Delivery, Parcel, Plan
 from dispatcher.events import event
 from dispatcher.grouping import Limits, Phase, group
+from dispatcher.hooks import NO_HOOKS, Hooks
 from dispatcher.letters import EMPTY, Body, Letters
 from dispatcher.manifest import Manifest, manifest
 from dispatcher.ports import (
@@ -49,7 +50,7 @@ from dispatcher.ports import (
     Store,
     Tie,
 )
-from dispatcher.review import facts_of, leading_to, limited_types, review
+from dispatcher.review import leading_to, limited_types, review
 from dispatcher.rights import Rights
 from dispatcher.run_up import RunUp
 from dispatcher.streams import pack, split
@@ -68,6 +69,7 @@ Result = TypeVar("Result")
 PORTION_BYTES_MAX = 32_000_000
 """How much of a portion's content is held in memory; what exceeds it is left for the next one."""
 
+HELD_RETRY_MS = 30_000
 ATTEMPTS_MAX = 20
 ASK_AGAIN_S = 30.0
 ASK_AGAIN_MAX_S = 3600.0
@@ -115,7 +117,10 @@ class Load:
     changes: list[Change] = field(default_factory=list)
     settled: list[Change] = field(default_factory=list)
     deferred: list[Change] = field(default_factory=list)
-    """Becomes pending: deletions that must not overtake what frees them, and what could not be turned."""
+    held: list[Change] = field(default_factory=list)
+    """What could not be turned."""
+    undecided: Sequence[tuple[Change, str]] = ()
+    """Pending ones of which hooks could not tell whether they go there, and why."""
 
     def take(self, changes: Iterable[Change], *, whole: bool) -> None:
         """Takes what goes now; deletions wait for a portion after which nothing is left (correctness.md)."""
@@ -169,6 +174,7 @@ class Sender:
         clock: Clock,
         keys: Mapping[str, bytes] | None = None,
         turning: Turning | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         """`keys`: by neighbour, with which messages to it are signed; those without one are not."""
         self._keys = keys or {}
@@ -182,7 +188,7 @@ class Sender:
         self.streams_max = settings.send_streams_max
         self.limited = limited_types(structure)
         self._leading_to_limited = leading_to(structure, self.limited)
-        self.rights = Rights(node, structure)
+        self.rights = Rights(node, structure, clock, hooks)
         self.delivery = Delivery(store, bus, clock)
         self._incarnation = int(store.origin.partition(".")[2])
         bytes_max = min(settings.message_bytes_max, bus.message_bytes_max or settings.message_bytes_max)
@@ -199,6 +205,8 @@ class Sender:
         """Set by other threads, at any moment of a step: apart, so that a step cannot overwrite it."""
         self._again = True
         """Items may wait to be looked at again: their rights changed."""
+        self._held_due: int | None = 0
+        """When what is held back is tried again: at first at once, what kept it may have been mended."""
         self._heartbeat_due = False
         self._ask_again: dict[str, int] = {}
         """When a neighbour of whom something is missing is asked for it again; `_asked`, how often it was."""
@@ -305,9 +313,12 @@ class Sender:
         if self._to_tell:
             self._tell()
         nudged, self._nudged = self._nudged, False
-        if not (nudged or self._busy or self._unsettled or retry or self.store.has_changes()):
+        held_due = self._held_due is not None and self.clock.now() >= self._held_due
+        if not (nudged or self._busy or self._unsettled or held_due or retry or self.store.has_changes()):
             return False
         self._busy = self._unsettled = False
+        if held_due:
+            self._try_held()
         plan = self.delivery.plan()
         links = self._links()
         if moved := self._restart_links(links, plan):
@@ -322,6 +333,12 @@ class Sender:
         moved |= self._busy
         self._unsettled |= moved and bool(self._catching_up)  # who has caught up by now is told so
         return moved or self._again
+
+    def _try_held(self) -> None:
+        """What is held back goes out of turn, and is held back again where its fault is still there."""
+        now, all_of_them = self.clock.now(), self._held_due == 0
+        held = self._in_transaction(lambda view: view.hooked.try_held(now, all_of_them=all_of_them))
+        self._held_due = Stamp(now + HELD_RETRY_MS) if held else None
 
     def _all_are_served(self) -> bool:
         """Something is under way to every neighbour: what there is waits for it, and for the time being need not be
@@ -479,12 +496,13 @@ class Sender:
         items_max = self._run_up.items_max(front.nodes, self.settings.portion_items_max)
         self._again |= view.fold(then=(front.position, items_max)).again
         portion = self._select(view, front, items_max)
-        going = self._review(view, portion.changes)
+        going = self._review(view, portion.changes, front.nodes)
         texts, portion = self._read(view, portion, going)
         loads = self._load(view, front, portion, going, texts)
         classes = self._complete(view, front, loads, texts)
         self._unsettled |= not portion.whole
 
+        self._hold_back(view, loads, texts)
         holders = self._holders(loads, classes)
         self._unsettled |= self.rights.follow(view, front.links, holders, position=portion.position)
         view.hold(holders)
@@ -511,12 +529,14 @@ class Sender:
         move = history.passed(cursor, portion, sent=len(texts), top=view.top())
         link = history.link_after(link, cursor, move)
         load = Load(link, [c for c in portion.lacking if c.item in texts])
+        load.held = [c for c in portion.lacking if c.item in texts.held]
         loads = {node: load}
         classes = self._complete(view, Front(link.position, (link,)), loads, texts)
         cut = [(nodes, self._group(nodes, loads, completed, texts)) for nodes, completed in classes]
         sessions = max((len(phases) for _, phases in cut), default=0)
         move = replace(move, bottom=move.bottom and view.top())  # references may have met rows without a mark
         joined = history.joined_after(link.joined, move)
+        self._hold_back(view, loads, texts)
         holders = self._holders(loads, classes)
         self.rights.follow(view, [replace(link, joined=joined)], holders, position=link.position)
         view.hold(holders)
@@ -530,7 +550,7 @@ class Sender:
         self, view: SendingView, portion: HistoryPortion, node: str, bytes_max: int
     ) -> tuple[Texts, HistoryPortion]:
         """The texts of what the rules send to the node; a portion that grows too large is cut short."""
-        going = self._review(view, portion.lacking).get(node, [])
+        going = self._review(view, portion.lacking, (node,)).get(node, [])
         texts = Texts()
         size = 0
         for change, text in self._texts(view, going, texts):
@@ -546,9 +566,19 @@ class Sender:
         self._run_up.went(front.nodes, whole=whole)
         return Portion(changes, top if whole else changes[-1].mark, whole)
 
-    def _review(self, view: SendingView, changes: Sequence[Change]) -> Mapping[str, list[Change]]:
-        facts = facts_of(changes, view, self.structure, self.limited)
-        return review(changes, self.node, self.structure, self.limited, facts)
+    def _review(self, view: SendingView, changes: Sequence[Change], nodes: Iterable[str]) -> Mapping[str, list[Change]]:
+        facts = self.rights.facts_of(view, changes)
+        going = review(changes, self.node, self.structure, self.limited, facts)
+        if facts.faults:
+            for node in nodes:
+                self.rights.hold_undecided(view, node, changes, going.get(node, ()), facts)
+            self._held_soon()
+        return going
+
+    def _held_soon(self) -> None:
+        """Something is held back."""
+        if self._held_due is None:
+            self._held_due = Stamp(self.clock.now() + HELD_RETRY_MS)
 
     def _read(self, view: SendingView, portion: Portion, going: Mapping[str, list[Change]]) -> tuple[Texts, Portion]:
         """The texts of all that goes anywhere; a portion that would not fit in memory is cut short."""
@@ -599,6 +629,18 @@ class Sender:
         for _ in self._texts(view, [c for c in changes if c.item not in texts.held], texts):
             pass
 
+    def _hold_back(self, view: SendingView, loads: Mapping[str, Load], texts: Texts) -> None:
+        """Notes what could not be turned, and that nothing is wrong any more with what was held and goes now."""
+        now = self.clock.now()
+        for node, load in loads.items():
+            held = [*((change, texts.held[change.item]) for change in load.held), *load.undecided]
+            if held:
+                view.hooked.hold_back(node, held, now)
+                self._held_soon()
+            if self._held_due is not None and load.settled:
+                wrong = {change.item for change, _ in held}
+                view.hooked.let_go(node, [change.item for change in load.settled if change.item not in wrong])
+
     def _key_value(self, item: Item) -> dict[str, object]:
         return key_value(self.structure[item.type], item.key)
 
@@ -630,7 +672,7 @@ class Sender:
             if not link.pending:
                 alike[id(changes), early] = load
             else:
-                due, past = self.rights.still_due(view, link.node, pending)
+                due, past, load.undecided = self.rights.still_due(view, link.node, pending)
                 load.take_pending(due, portion)
                 load.settled += past
                 self._read_more(view, [c for c in load.changes if c.item not in texts], texts)
@@ -847,7 +889,7 @@ def _hold(loads: Mapping[str, Load], held: Mapping[Item, str]) -> dict[str, Load
     for node, load in loads.items():
         left = [c for c in load.changes if c.item in held]
         changes = without.setdefault(id(load.changes), [c for c in load.changes if c.item not in held])
-        result[node] = replace(load, changes=changes, deferred=[*load.deferred, *left])
+        result[node] = replace(load, changes=changes, held=left)
     return result
 
 
@@ -859,7 +901,7 @@ def _hold_drawn(
     for nodes, completed in classes:
         left = [c for c in completed.drawn if c.item in held]
         for load in (loads[node] for node in nodes):
-            load.deferred = list({c.item: c for c in (*load.deferred, *left)}.values())
+            load.held = list({c.item: c for c in (*load.held, *left)}.values())
         drawn = tuple(c for c in completed.drawn if c.item not in held)
         ties = tuple(tie for tie in completed.ties if held.keys().isdisjoint(tie))
         result.append((nodes, Completed(drawn, ties)))

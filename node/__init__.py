@@ -11,5 +11,6 @@ status      what `kod status` shows; checking, explaining, comparing, journal, t
 report      tables for people, JSON for programs; log, log lines; clock, the machine's time
 demo        `kod demo`: a network of its own
 databases   a folder for each dialect, the same file names in each
+hooks       what an installation overrides in Python, and what calls it
 buses       folder, Kafka, memory
 """

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from node.databases import Database
+from node.hooks.loading import examine
+from node.hooks.structure import Wrong
 from node.opened import open_node
 from node.packages import package_of
-from schemas.errors import ConfigError, KodError, UnavailableError
+from schemas.errors import ConfigError, Fault, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
 from schemas.structure import Mismatch, Structure
 
@@ -54,14 +54,17 @@ def findings_of(code: str, mismatches: Iterable[Mismatch]) -> list[Finding]:
 def check_network(network: Network, codes: Sequence[str]) -> Checked:
     """Hooks, the package, and the databases of `codes` against it."""
     package_of(network)  # raises all its faults at once
-    findings = [*_settings(network), *_hooks(network.hooks)]
+    findings = [*_settings(network), *_hooks(network)]
     reached: list[str] = []
     unreached: list[tuple[str, UnavailableError | ConfigError]] = []
     for code in codes:
         try:
-            database, structure = open_node(network, code)
+            wrong: list[Wrong] = []
+            database, structure = open_node(network, code, wrong)
+            findings += [_finding(code, one.type, one.fault) for one in wrong]
             with closing(database):
                 findings += _at_node(network.nodes[code], database, structure)
+                findings += _kept_by_hooks(code, database)
         except (UnavailableError, ConfigError) as error:
             unreached.append((code, error))
         else:
@@ -69,19 +72,31 @@ def check_network(network: Network, codes: Sequence[str]) -> Checked:
     return Checked(tuple(findings), tuple(reached), tuple(unreached), _rights(network, codes))
 
 
-def _hooks(path: Path | None) -> list[Finding]:
+def _hooks(network: Network) -> list[Finding]:
     """Hooks are Python: they are loaded as the daemon will load them."""
-    if path is None:
-        return []
-    spec = importlib.util.spec_from_file_location("kod_hooks", path)
+    types = {name for node in network.nodes.values() for name in node.exchange}
+    return [_finding(None, None, fault) for fault in examine(network.hooks, types)[1]]
+
+
+def _finding(code: str | None, type_name: str | None, fault: Fault) -> Finding:
+    return Finding(code, type_name, None, "refused", f"{fault.where}: {fault.text}", fault.hint)
+
+
+def _kept_by_hooks(code: str, database: Database) -> list[Finding]:
+    """What hooks that failed keep from going on."""
     try:
-        if spec is None or spec.loader is None:
-            raise ImportError("it is no Python file")
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except Exception as error:
-        text = f"hooks {path.name} cannot be loaded: {type(error).__name__}: {error}"
-        return [Finding(None, None, None, "refused", text, f"python {path} shows where")]
-    return []
+        figures = database.figures().hooks
+    except ConfigError:  # not installed yet
+        return []
+    found = []
+    if figures.held:
+        text = f"{figures.held} items are held: {figures.held_reason}"
+        hint = "mend the hook and start the daemon again; they are tried every 30 s"
+        found.append(Finding(code, None, None, "will not arrive", text, hint))
+    if figures.deferred_failing:
+        text = f"{figures.deferred_failing} deferred works fail: {figures.deferred_reason}"
+        found.append(Finding(code, None, None, "note", text, "mend the hook and start the daemon again"))
+    return found
 
 
 def _at_node(settings: NodeSettings, database: Database, structure: Structure) -> list[Finding]:

@@ -12,10 +12,12 @@ from typing import Any
 
 from dispatcher.manifest import Went
 from dispatcher.ports import Change, Figures, NodeView
-from dispatcher.review import Facts, facts_of, limited_types
+from dispatcher.review import Facts, facts_of, fault_of, limited_types
+from node.clock import SystemClock
 from node.databases import Database, Held, Story
 from node.histories import everything_since
-from node.opened import open_node
+from node.hooks.bound import BoundHooks
+from node.opened import hooks_of, open_node
 from node.service import node_view
 from node.waiting import waiting_items
 from schemas.errors import ConfigError, UnavailableError
@@ -37,8 +39,9 @@ def explain(network: Network, code: str, database: Database, structure: Structur
     story = database.story(item)
     figures = database.figures()
     node = node_view(network.topology, code)
-    facts = _facts(database, structure, item, story)
-    rules = {n: _rule(n, node, item, structure, story, facts) for n in node.neighbours}
+    hooks = BoundHooks(hooks_of(network, code), structure, node, SystemClock())
+    facts, held = _facts(database, structure, item, story, hooks)
+    rules = {n: _rule(n, node, item, structure, story, facts, hooks) for n in node.neighbours}
     concerned = [n for n in node.neighbours if rules[n] is not None and n != story.source]
     there = _parked_there(network, item, concerned) if story.stamp is not None else {}
     parked = waiting_items(code, database, structure).get(item, ())
@@ -57,8 +60,10 @@ def explain(network: Network, code: str, database: Database, structure: Structur
         "addressees": [
             {
                 "node": neighbour,
-                "rule": rules[neighbour] or f"not there: {_where(item_type)}",
-                "state": _state(code, neighbour, story, figures, goes=rules[neighbour] is not None),
+                "rule": rules[neighbour] or f"not there: {_where(item_type, hooks)}",
+                "state": f"held: {held[neighbour]}"
+                if neighbour in held
+                else _state(code, neighbour, story, figures, goes=rules[neighbour] is not None),
                 "sent": _sent(code, neighbour, story.went.get(neighbour)),
                 "parked_there": there.get(neighbour),
                 **_held(story.holders.get(neighbour)),
@@ -68,11 +73,15 @@ def explain(network: Network, code: str, database: Database, structure: Structur
     }
 
 
-def _facts(database: Database, structure: Structure, item: Item, story: Story) -> Facts:
+def _facts(
+    database: Database, structure: Structure, item: Item, story: Story, hooks: BoundHooks
+) -> tuple[Facts, dict[str, str]]:
+    """What review has to know of the item, and by neighbour why it is held back."""
     version = Version(story.stamp or EARLIEST, story.origin or "")
     change = Change(item, version, None, story.mark, story.source, story.gone)
     with database.looking(structure) as view:
-        return facts_of([change], view, structure, limited_types(structure))
+        facts = facts_of([change], view, structure, limited_types(structure), hooks)
+        return facts, {one.node: one.reason for one in view.hooked.held(item)}
 
 
 def _held(held: Held | None) -> dict[str, Any]:
@@ -112,7 +121,15 @@ def _sent(code: str, neighbour: str, went: Went | None) -> dict[str, Any] | None
     }
 
 
-def _rule(neighbour: str, node: NodeView, item: Item, structure: Structure, story: Story, facts: Facts) -> str | None:
+def _rule(
+    neighbour: str,
+    node: NodeView,
+    item: Item,
+    structure: Structure,
+    story: Story,
+    facts: Facts,
+    hooks: BoundHooks,
+) -> str | None:
     """None where it does not go."""
     item_type = structure[item.type]
     if neighbour == story.source:
@@ -124,27 +141,38 @@ def _rule(neighbour: str, node: NodeView, item: Item, structure: Structure, stor
     if item_type.name not in limited_types(structure):
         return "it goes where its owner goes, and that is everywhere"
     return (
-        _right(neighbour, node, item, structure, facts)
-        or _owner(neighbour, node, item, structure, facts)
+        _right(neighbour, node, item, structure, facts, hooks)
+        or _owner(neighbour, node, item, structure, facts, hooks)
         or _holding(story.holders.get(neighbour))
+        or _undecided(item, facts)
         or None
     )
 
 
-def _right(neighbour: str, node: NodeView, item: Item, structure: Structure, facts: Facts) -> str:
+def _right(neighbour: str, node: NodeView, item: Item, structure: Structure, facts: Facts, hooks: BoundHooks) -> str:
     seen_at = sorted(n for n in facts.access.get(item, ()) if node.towards.get(n) == neighbour)
-    return f"{structure[item.type].access} says that it is to be seen at {', '.join(seen_at)}" if seen_at else ""
+    by = structure[item.type].access
+    if item.type in hooks.addressees:
+        by = f"the hook {item.type}.addressees"
+    return f"{by} says that it is to be seen at {', '.join(seen_at)}" if seen_at else ""
 
 
-def _owner(neighbour: str, node: NodeView, item: Item, structure: Structure, facts: Facts) -> str:
+def _undecided(item: Item, facts: Facts) -> str:
+    fault = fault_of(item, facts)
+    return f"not decided: {fault}" if fault is not None else ""
+
+
+def _owner(neighbour: str, node: NodeView, item: Item, structure: Structure, facts: Facts, hooks: BoundHooks) -> str:
     """The nearest owner that goes there, over any number of levels."""
     step, passed = facts.owners.get(item), {item}
+    said_by = f" (so says the hook {item.type}.owner)" if item.type in hooks.owner else ""
     while step is not None and step not in passed:
         passed.add(step)
-        name = f"it goes with its owner {step.type} {written([f.prop for f in structure[step.type].key], step.key)}"
+        key = written([f.prop for f in structure[step.type].key], step.key)
+        name = f"it goes with its owner {step.type} {key}{said_by}"
         if step.type not in limited_types(structure):
             return f"{name}, which goes to every node"
-        if right := _right(neighbour, node, step, structure, facts):
+        if right := _right(neighbour, node, step, structure, facts, hooks):
             return f"{name}: {right}"
         if neighbour in facts.holders.get(step, ()):
             return f"{name}, which that node holds"
@@ -162,7 +190,11 @@ def _holding(held: Held | None) -> str:
     return f"{drawn}that node holds it{since}, so it is kept up to date"
 
 
-def _where(item_type: ItemType) -> str:
+def _where(item_type: ItemType, hooks: BoundHooks) -> str:
+    if item_type.name in hooks.owner:
+        return f"it goes where its owner goes, which the hook {item_type.name}.owner tells"
+    if item_type.name in hooks.addressees:
+        return f"it goes where the hook {item_type.name}.addressees says that it is to be seen"
     owner = item_type.owner_reference
     if item_type.routing is Routing.DEPENDENT and owner is not None:
         return f"it goes where its owner ({owner.target} in {', '.join(owner.columns)}) goes"

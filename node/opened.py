@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from node.config import database_url, node_settings
 from node.databases import Database, open_database
+from node.hooks.loading import Loaded, examine, load
+from node.hooks.structure import Wrong, bind, source_tables, with_exceptions
 from node.packages import package_of
 from schemas.compilation import compile_structure, generate_package, tables_needed
-from schemas.errors import UnavailableError
-from schemas.network import Network
+from schemas.errors import ConfigError, UnavailableError
+from schemas.network import Network, TypeSettings
 from schemas.structure import Structure
+from schemas.tables import Table
 from schemas.xsd import fingerprinted
 
 
-def open_node(network: Network, code: str) -> tuple[Database, Structure]:
+def open_node(network: Network, code: str, wrong: list[Wrong] | None = None) -> tuple[Database, Structure]:
     """The node's database and structure. Where nodes.yaml names no package, it is generated from this very database.
 
+    `wrong`: takes what is wrong with the hooks, which then are left out; None: it is raised.
     The caller closes the database. Raises ConfigError, or UnavailableError when the database cannot be reached.
     """
     database = connect(network, code)
     try:
-        return database, structure_of(database, network, code)
+        return database, structure_of(database, network, code, wrong)
     except BaseException:
         database.close()
         raise
 
 
-def structure_of(database: Database, network: Network, code: str) -> Structure:
-    """What package, nodes.yaml and tables make together now."""
+def structure_of(database: Database, network: Network, code: str, wrong: list[Wrong] | None = None) -> Structure:
+    """What package, nodes.yaml, hooks and tables make together now. `wrong`: see `open_node`."""
     exchange = node_settings(network, code).exchange
-    tables = database.reflect(tables_needed(exchange.values()))
+    loaded = load(network.hooks, exchange) if wrong is None else examine(network.hooks, exchange)[0]
+    exchange, found = with_exceptions(exchange, loaded)
+    tables = database.reflect((*tables_needed(exchange.values()), *source_tables(loaded)))
+    structure, more = bind(_structure(network, exchange, tables), loaded, tables)
+    found += more
+    if wrong is not None:
+        wrong += found
+    elif found:
+        faults = [one.fault for one in found]
+        raise ConfigError(f"{len(faults)} fault(s) in the hooks", faults=faults, hint=faults[0].hint)
+    return structure
+
+
+def hooks_of(network: Network, code: str) -> Loaded:
+    return load(network.hooks, network.nodes[code].exchange)
+
+
+def _structure(network: Network, exchange: Mapping[str, TypeSettings], tables: Mapping[str, Table]) -> Structure:
     package = package_of(network)
     if package is not None:
         return compile_structure(package, exchange, tables)
     structure = compile_structure(fingerprinted(generate_package(exchange, tables)), exchange, tables)
     # the package is these tables: they hold whatever it describes
-    return replace(structure, mismatches=tuple(m for m in structure.mismatches if m.effect != "will be cut"))
+    fitting = tuple(m for m in structure.mismatches if m.effect != "will be cut")
+    return replace(structure, mismatches=fitting)
 
 
 def connect(network: Network, code: str) -> Database:

@@ -23,6 +23,7 @@ from types import FrameType
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from dispatcher.deferring import Deferring
 from dispatcher.events import event
 from dispatcher.ports import Bus, NodeView, Store
 from dispatcher.purging import Purging
@@ -34,7 +35,8 @@ from node.buses import open_bus
 from node.clock import SystemClock
 from node.config import read_network, signature_keys
 from node.databases import Database
-from node.opened import open_node, structure_of
+from node.hooks.bound import BoundHooks, HookStep
+from node.opened import hooks_of, open_node, structure_of
 from node.packages import keep_package
 from schemas.errors import ConfigError, ConflictError, Fault, IdentityError, InvariantError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
@@ -137,8 +139,12 @@ def _served(database: Database, basis: Basis, code: str, admit: Callable[[Databa
         database.set_draining(False)  # what a drain prepares, an upgrade say, is over
         follow = partial(identity.follow, database, network, code)
         take_over = partial(_asked_for, database, network, code)
-        keys, turning = signature_keys(network, code), Turning(structure)
-        service = Service(node, structure, settings, store, bus, keys, turning, follow, take_over)
+        loaded = hooks_of(network, code)
+        hooks = BoundHooks(loaded, structure, node, SystemClock())
+        with store.hooked() as hooked:
+            hooked.routed_by(loaded.fingerprint if hooks.routes else "", hooks.routes)
+        keys = signature_keys(network, code)
+        service = Service(node, structure, settings, store, bus, keys, hooks, follow, take_over)
         stack.callback(service.close)
         yield service
         follow()
@@ -198,19 +204,22 @@ class Service:
         store: Store,
         bus: Bus,
         keys: Mapping[str, bytes],
-        turning: Turning,
+        hooks: BoundHooks,
         note_life: Callable[[], None],
         take_over: Callable[[str], Basis],
     ) -> None:
         """`keys`: the neighbours' with whom messages are signed. `note_life` writes down outside of the database how
         far the node has come. `take_over`: the package of a fingerprint, and what it makes."""
         clock = SystemClock()
+        turning = Turning(structure, [HookStep(hooks)])
+        self._deferring = Deferring(store, hooks, clock)
+        self._defers = self._deferring.is_needed()
         self._purging = Purging(node, settings, store, clock)
         self.node = node
         self.settings = settings
         self.store = store
-        self.sender = Sender(node, structure, settings, store, bus, clock, keys, turning)
-        self.receiver = Receiver(node, structure, settings, store, bus, clock, keys, turning)
+        self.sender = Sender(node, structure, settings, store, bus, clock, keys, turning, hooks)
+        self.receiver = Receiver(node, structure, settings, store, bus, clock, keys, turning, hooks)
         self.bus = bus
         self._note_life = note_life
         self._bus_ahead_ms: int | None = None
@@ -237,12 +246,22 @@ class Service:
         while moved:
             moved = self.receiver.step()
             moved |= self._nudged_step()
+            moved |= self._defers and self._deferring.step(once=True)
         self._compare_clocks()
         stopped = [f"from {one.node}: {one.name}: {one.reason}" for one in self.store.parked()]
         undelivered = [f"to {to}: {why}" for to, why in self.sender.delivery.unreachable.items()]
-        for text in (*stopped, *undelivered):
+        kept = self._kept_by_hooks()
+        for text in (*stopped, *undelivered, *kept):
             event(log, logging.ERROR, "not done", link=text)
-        return 1 if stopped or undelivered else 0
+        return 1 if stopped or undelivered or kept else 0
+
+    def _kept_by_hooks(self) -> list[str]:
+        """What hooks that failed have left behind, in words."""
+        figures = self.store.figures().hooks
+        kept = [f"{figures.held} items are held: {figures.held_reason}"] if figures.held else []
+        if figures.deferred_failing:
+            kept.append(f"{figures.deferred_failing} deferred works failed: {figures.deferred_reason}")
+        return kept
 
     def _nudged_step(self) -> bool:
         for link in self.receiver.links.values():
@@ -265,6 +284,8 @@ class Service:
         gc.set_threshold(*GC_THRESHOLDS)
         loops = {"send": self._send, "wake": self._wake}
         loops |= {f"from-{sender}": partial(self._receive, link) for sender, link in self.receiver.links.items()}
+        if self._defers:
+            loops["deferred"] = self._do_deferred
         threads = [threading.Thread(target=self._guarded, args=(loop,), name=name) for name, loop in loops.items()]
         scheduler = self._scheduler()
         publishers = ThreadPoolExecutor(2 * len(self.node.neighbours) or 1, thread_name_prefix="publish")
@@ -321,6 +342,11 @@ class Service:
 
     def _receive_step(self, link: Link) -> bool:
         return link.step() or self.receiver.retry_parked()
+
+    def _do_deferred(self) -> None:
+        for moved in self._steps("deferred work", self._deferring.step):
+            if not moved:
+                self._stopping.wait(LOOK_AGAIN_S)
 
     def _wake(self) -> None:
         """Waits for the bus, for all links in one thread."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from dispatcher.ports import Backlog, Figures
+from dispatcher.ports import Backlog, Figures, HookFigures
 from node.config import filled_in
 from node.databases import Database
 from node.histories import facts
@@ -32,7 +32,7 @@ class Status(NamedTuple):
 
 def status_of(network: Network, code: str) -> Status:
     """Raises UnavailableError when the database cannot be reached; without the bus its figures are null."""
-    database, structure = open_node(network, code)
+    database, structure = open_node(network, code, [])  # hooks that are being mended do not keep anybody from looking
     with closing(database):
         figures = database.figures()
         try:
@@ -102,6 +102,19 @@ def describe(
         "clock_off": abs(figures.bus_ahead_ms or 0) > settings.clock_skew_max_s * 1000,
         "package": figures.package,
         "draining": figures.draining,
+        "held": {"items": figures.hooks.held, "reason": figures.hooks.held_reason},
+        "deferred": _deferred(figures.hooks, now_ms),
+    }
+
+
+def _deferred(figures: HookFigures, now_ms: int) -> dict[str, Any]:
+    """The queue of work that hooks have put off."""
+    oldest = figures.deferred_oldest
+    return {
+        "waiting": figures.deferred,
+        "failing": figures.deferred_failing,
+        "oldest_ms": None if oldest is None else max(0, now_ms - oldest),
+        "reason": figures.deferred_reason,
     }
 
 

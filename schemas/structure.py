@@ -90,6 +90,8 @@ class ItemType:
     fields: tuple[Field, ...]
     """All that travel, the key's among them."""
     sections: tuple[Section, ...] = ()
+    sources: tuple[Section, ...] = ()
+    """Tables outside the type a write to which stamps its items; nothing of them travels."""
     references: tuple[Reference, ...] = ()
     record_key: tuple[str, ...] = ()
     """Record sets: the primary key's columns outside the filter."""
@@ -183,10 +185,16 @@ class Structure:
         return tuple(t.name for t in self.types.values() if t.table is not None and t.access is not None)
 
     @cached_property
+    def source_tables(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(s.table for t in self.types.values() for s in t.sources if t.table is not None))
+
+    @cached_property
     def owning(self) -> frozenset[str]:
-        """Types on which others depend."""
-        dependent = (t.owner_reference for t in self.types.values() if t.routing is Routing.DEPENDENT)
-        return frozenset(owner.target for owner in dependent if owner is not None)
+        """Types on which others depend. Where a hook tells the owner that may be any."""
+        owners = [t.owner_reference for t in self.types.values() if t.routing is Routing.DEPENDENT]
+        if None in owners:
+            return frozenset(self.types)
+        return frozenset(owner.target for owner in owners if owner is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ def command(call: Call, code: str, stamp_existing: bool, stamps_only: bool) -> i
     """Puts the registers and the capture triggers into the node's database. May be run again at any time: it adapts
     to tables that have changed. Exit 1 if a type cannot take part yet."""
     network = call.network(code)
+    from node.hooks.dating import dates_by_hooks
     from node.opened import open_node
 
     settings = network.nodes[code]
@@ -37,9 +38,11 @@ def command(call: Call, code: str, stamp_existing: bool, stamps_only: bool) -> i
         if not installed.done:
             click.echo(f"node {code}: all of it was there already")
         if stamp_existing:
-            with progress("stamping") as show:
-                stamped = database.stamp_existing(structure, show, settings.portion_items_max)
+            with progress("stamping") as show, dates_by_hooks(network, code, database, structure) as dates:
+                stamped = database.stamp_existing(structure, show, settings.portion_items_max, dates.by_type)
             click.echo(f"{stamped} items stamped")
+            for text in dates.faults:
+                print_problem(text, "these items are stamped as if there were no such hook")
     for mismatch in refused:
         print_problem(f"{mismatch.type} takes no part: {mismatch.text}", mismatch.hint)
     return 1 if refused else 0

@@ -83,12 +83,27 @@ def _print_nodes(found: list[dict[str, Any]]) -> None:
     )
 
 
+def _of_hooks(facts: dict[str, Any]) -> dict[str, str]:
+    """What hooks keep, where they keep anything."""
+    held, deferred = facts["held"], facts["deferred"]
+    said = {}
+    if held["items"]:
+        said["held"] = f"{held['items']} items: {held['reason']}"
+    if deferred["waiting"]:
+        said["deferred"] = f"{deferred['waiting']} works wait, the oldest {deferred['oldest_ms']} ms"
+        if deferred["failing"]:
+            said["deferred"] += f"; {deferred['failing']} failed: {deferred['reason']}"
+    return said
+
+
 def _print_node(facts: dict[str, Any]) -> None:
     session = facts["last_session"]
-    said = {name.replace("_", " "): v for name, v in facts.items() if name not in ("links", "last_session")}
+    apart = ("links", "last_session", "held", "deferred")
+    said = {name.replace("_", " "): v for name, v in facts.items() if name not in apart}
     if session:
         size = f"messages {session['messages']}, items {session['items']}, took {session['took_ms']} ms"
         said["last session"] = f"{session['stamp']}  {size}"
+    said |= _of_hooks(facts)
     print_facts(said)
     click.echo()
     columns = (

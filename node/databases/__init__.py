@@ -11,6 +11,7 @@
     receiving    dispatcher.ports.ReceivingView
     store        dispatcher.ports.Store
     dangling     (shared) references that lead nowhere
+    hooked       (shared) dispatcher.ports.Hooked; in each folder, the way of its statements to the server
     parked       (shared) what is kept of a parked message beside its bytes
     database     Database: what install, check, status and the other commands need
 
@@ -109,9 +110,16 @@ class Database(Protocol):
         """Registers, capture triggers, identity; idempotent, one transaction; adapts when tables have changed."""
         ...
 
-    def stamp_existing(self, structure: Structure, progress: Callable[[str, int, int], None], portion: int) -> int:
+    def stamp_existing(
+        self,
+        structure: Structure,
+        progress: Callable[[str, int, int], None],
+        portion: int,
+        dates: Mapping[str, Iterable[tuple[str, Stamp]]] | None = None,
+    ) -> int:
         """Stamps rows that have no stamp: by the type's date column, dependants by their owner's, else the earliest.
-        In portions, each its own transaction; `progress(type, done, total)`. Returns how many were stamped."""
+        In portions, each its own transaction; `progress(type, done, total)`. `dates`: by type, for items by their
+        keys, moments that go before all that. Returns how many were stamped."""
         ...
 
     def uninstall(self) -> None:

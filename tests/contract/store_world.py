@@ -15,6 +15,8 @@ from sqlalchemy.engine import make_url
 
 from dispatcher.ports import Accepted, Change, Local, Store
 from node.databases import Database, open_database
+from node.hooks.loading import NOTHING, Loaded
+from node.hooks.structure import bind, source_tables
 from schemas.compilation import compile_structure, generate_package, tables_needed
 from schemas.network import NodeSettings, TypeSettings
 from schemas.stamp import Stamp
@@ -102,6 +104,7 @@ class StoreWorld:
     """A node: `execute` is the application, `store` is KOD."""
 
     store: Store
+    hooks: Loaded = NOTHING
 
     def __init__(self, dialect: str, code: str, url: str, exchange: Mapping[str, TypeSettings] = EXCHANGE) -> None:
         self.dialect = dialect
@@ -175,8 +178,11 @@ class StoreWorld:
     # --- KOD
 
     def structure(self) -> Structure:
-        tables = self.database.reflect(tables_needed(self.exchange.values()))
-        return compile_structure(generate_package(self.exchange, tables), self.exchange, tables)
+        tables = self.database.reflect((*tables_needed(self.exchange.values()), *source_tables(self.hooks)))
+        compiled = compile_structure(generate_package(self.exchange, tables), self.exchange, tables)
+        structure, wrong = bind(compiled, self.hooks, tables)
+        assert not wrong
+        return structure
 
     def install(self) -> tuple[str, ...]:
         return self.database.install(self.settings, self.structure()).done

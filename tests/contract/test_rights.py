@@ -9,6 +9,7 @@ import pytest
 
 from dispatcher.ports import NodeView, Outgoing, Sent
 from dispatcher.rights import Rights
+from node.clock import SystemClock
 from schemas.errors import ConfigError
 from schemas.stamp import Stamp
 from serializers.keys import Item
@@ -343,7 +344,7 @@ def test_what_is_pending_is_not_lacking(orders: StoreWorld) -> None:
 def test_a_right_taken_back_before_the_item_could_go_sends_nothing(orders: StoreWorld) -> None:
     """What the node holds is due whatever the rights say."""
     node = NodeView("00", None, ("01",), {"01": "01"})
-    rights = Rights(node, orders.structure())
+    rights = Rights(node, orders.structure(), SystemClock())
     orders.execute("INSERT INTO order_access VALUES (1, '01'), (2, '01')")
     again(orders)
     orders.execute("DELETE FROM order_access WHERE order_id = 1")
@@ -351,7 +352,7 @@ def test_a_right_taken_back_before_the_item_could_go_sends_nothing(orders: Store
         view.hold({"01": {THIRD: None}})
     with orders.store.sending() as view:
         pending = view.known([FIRST, SECOND, THIRD])
-        due, past = rights.still_due(view, "01", pending)
+        due, past, _ = rights.still_due(view, "01", pending)
         assert ([c.item for c in due], [c.item for c in past]) == ([SECOND, THIRD], [FIRST])
 
 

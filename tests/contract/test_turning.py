@@ -84,7 +84,7 @@ def test_what_cannot_be_turned_waits_alone_and_is_tried_again(shouting: Shouting
     tree.receive()
     assert shouting.names() == ["anna"]
     shouting.steps["00"].broken = False
-    tree.sender.nudge()
+    tree.clock.ahead_ms += 31_000
     tree.send()
     tree.receive()
     assert shouting.names() == ["anna", "bob"]
@@ -123,7 +123,7 @@ def test_what_refers_to_an_item_that_is_held_waits_for_it_there(shouting: Shouti
     child = tree.children["01"]
     assert child.execute("SELECT order_id FROM orders") == []
     shouting.steps["00"].broken = False
-    tree.sender.nudge()
+    tree.clock.ahead_ms += 31_000
     tree.send()
     tree.receive()
     assert child.execute("SELECT order_id, customer_id FROM orders") == [(1, "B")]

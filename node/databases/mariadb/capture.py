@@ -83,7 +83,7 @@ def roles(structure: Structure, type_ids: Mapping[str, int], tables: Mapping[str
         key = tuple(f.column.name for f in item_type.key if f.column)
         root = tables[item_type.table]
         yield Role(item_type, number, 0, root.name, key, True, None, _compared(root, key, item_type.held))
-        for position, section in enumerate(item_type.sections, 1):
+        for position, section in enumerate((*item_type.sections, *item_type.sources), 1):
             table = tables.get(section.table)
             if table is not None and not table.view:
                 links = tuple(own for own, _ in section.link)
@@ -121,7 +121,7 @@ def triggers(connection: Connection, structure: Structure, type_ids: Mapping[str
     missing = [name for name in structure.types if name not in type_ids]
     if missing:
         raise ConfigError(f"types are new since the last install: {', '.join(missing)}", hint="kod install")
-    tables = reflect(connection, tables_of(structure))
+    tables = reflect(connection, (*tables_of(structure), *structure.source_tables))
     found = list(roles(structure, type_ids, tables))
     made = [one for role in found for one in _own(role, connection)]
     made += _cascades(connection, found, tables)

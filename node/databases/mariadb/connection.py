@@ -72,6 +72,13 @@ class Connection:
             cursor.execute(sql, tuple(parameters))
             return tuple(cursor.fetchall())
 
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], Sequence[Row], int]:
+        """The names of the columns, the rows, and how many were changed."""
+        with self._raw.cursor() as cursor:
+            count = cursor.execute(sql, tuple(parameters))
+            names = [str(column[0]) for column in cursor.description or ()]
+            return names, tuple(cursor.fetchall()) if names else (), 0 if names else int(count)
+
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row:
         """The first row. Raises ConfigError where there is none: the registers are not whole."""
         found = self.rows(sql, parameters)

@@ -90,9 +90,15 @@ class MariadbDatabase:
         with self.daemon_lock(settings.code) if adapted.rekeyed_types(structure, known) else nullcontext():
             yield
 
-    def stamp_existing(self, structure: Structure, progress: Callable[[str, int, int], None], portion: int) -> int:
+    def stamp_existing(
+        self,
+        structure: Structure,
+        progress: Callable[[str, int, int], None],
+        portion: int,
+        dates: Mapping[str, Iterable[tuple[str, Stamp]]] | None = None,
+    ) -> int:
         with self._connected(installed=True) as connection:
-            return stamping.stamp_existing(connection, structure, progress, portion)
+            return stamping.stamp_existing(connection, structure, progress, portion, dates or {})
 
     def uninstall(self) -> None:
         self._daemon_lock.close()
@@ -143,6 +149,7 @@ class MariadbDatabase:
                 "history",
                 "sent",
                 "below",
+                "held",
             ):
                 connection.run(f"DELETE FROM kod_{table}")
             connection.run("UPDATE kod_register SET source = NULL")

@@ -7,6 +7,7 @@ import orjson
 from dispatcher.ports import LINK_FIGURES, Figures
 from node.databases.mariadb import history
 from node.databases.mariadb.connection import Connection
+from node.databases.mariadb.hooked import hook_tables
 from schemas.stamp import Stamp, digits
 
 # What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
@@ -62,4 +63,5 @@ def figures(connection: Connection) -> Figures:
         bus_ahead_ms=bus_ahead_ms,
         draining=draining,
         package=package,
+        hooks=hook_tables(connection, {}).figures(),
     )

@@ -14,6 +14,7 @@ from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, ParkedIte
 from node.databases.mariadb import parking
 from node.databases.mariadb.connection import Connection
 from node.databases.mariadb.folding import fold
+from node.databases.mariadb.hooked import hook_tables
 from node.databases.mariadb.reading import REGISTERED, Reading, by_type
 from node.databases.mariadb.registers import NOW_MS
 from node.databases.mariadb.writing import Writing
@@ -67,6 +68,7 @@ class MariadbReceivingView:
         self._forward = forward
         self._limited = limited
         self.folded = False
+        self.hooked = hook_tables(connection, type_ids)
 
     def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         """`beside` needs no locks of its own: nothing here waits, and a reference that cannot be checked is tried
@@ -296,9 +298,14 @@ class MariadbReceivingView:
 
     def touch(self, items: Sequence[Item]) -> None:
         self._connection.many(
-            f"INSERT INTO kod_log (type, item_key, at, gone, local) SELECT %s, %s, {NOW_MS}, 0, 1",
-            [(self._type_ids[item.type], item.key.encode()) for item in items],
+            f"INSERT INTO kod_log (type, item_key, at, gone, local) SELECT %s, %s, {NOW_MS}, %s, 1",
+            [(self._type_ids[item.type], item.key.encode(), self._may_be_gone(item)) for item in items],
         )
+
+    def _may_be_gone(self, item: Item) -> bool:
+        """The fold looks whether its row is there."""
+        item_type = self._structure[item.type]
+        return item_type.is_object and item_type.table is not None
 
 
 def _seen_text(seen: Mapping[str, Stamp], without: str) -> str | None:

@@ -56,7 +56,8 @@ _TABLES = {
         capture VARCHAR(64) NOT NULL DEFAULT '',
         package_asked VARCHAR(64),
         package_used VARCHAR(64),
-        draining VARCHAR(8)""",
+        draining VARCHAR(8),
+        hooks VARCHAR(64) NOT NULL DEFAULT ''""",
     "kod_packages": """
         fingerprint VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
         since BIGINT NOT NULL""",
@@ -213,6 +214,30 @@ _TABLES = {
         attempts INT NOT NULL DEFAULT 0,
         items LONGTEXT NOT NULL DEFAULT '[]',
         waits_for LONGTEXT NOT NULL DEFAULT '[]'""",
+    "kod_held": f"""
+        {_NODE} NOT NULL,
+        type SMALLINT NOT NULL,
+        {_KEY},
+        mark BIGINT NOT NULL,
+        reason LONGTEXT NOT NULL,
+        since BIGINT NOT NULL,
+        next_at BIGINT NOT NULL,
+        PRIMARY KEY (node, type, item_key)""",
+    "kod_owned": f"""
+        type SMALLINT NOT NULL,
+        {_KEY},
+        owner_type SMALLINT NOT NULL,
+        owner_key VARBINARY({KEY_BYTES_MAX}) NOT NULL,
+        PRIMARY KEY (type, item_key),
+        INDEX by_owner (owner_type, owner_key)""",
+    "kod_deferred": f"""
+        id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+        type VARCHAR(700) NOT NULL,
+        work {_TEXT} NOT NULL,
+        since BIGINT NOT NULL,
+        attempts INT NOT NULL,
+        next_at BIGINT NOT NULL,
+        reason {_TEXT}""",
 }
 _OPTIONS = "ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 

@@ -25,6 +25,7 @@ from node.databases.dangling import leads_nowhere
 from node.databases.mariadb import rights
 from node.databases.mariadb.connection import Connection, Row
 from node.databases.mariadb.folding import fold
+from node.databases.mariadb.hooked import hook_tables
 from node.databases.mariadb.lexical import Form, key_array_sql, literal, quoted
 from node.databases.mariadb.reading import REGISTERED, Reading, TypeReading, by_type
 from node.databases.mariadb.reflection import quoted_table
@@ -77,6 +78,7 @@ class MariadbSendingView:
         self._type_names = TypeNames({type_id: name for name, type_id in type_ids.items()})
         self._opened: Stamp | None = None
         self._held: dict[str, dict[Item, Item | None]] = {}
+        self.hooked = hook_tables(connection, type_ids)
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         return fold(self._connection, self._reading, self._type_names)

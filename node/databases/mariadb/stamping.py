@@ -6,13 +6,15 @@ interrupted goes on where it stopped, because only rows without a stamp are take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 from node.databases.mariadb import registers
 from node.databases.mariadb.connection import Connection, transaction
 from node.databases.mariadb.lexical import Form, quoted
 from node.databases.mariadb.reading import TypeReading
 from node.databases.mariadb.registers import KEY_BYTES_MAX, NOW_MS
+from schemas.stamp import Stamp
 from schemas.structure import Structure
 
 _UNSTAMPED = (
@@ -21,13 +23,24 @@ _UNSTAMPED = (
 )
 
 
+_DATED = (
+    f"CREATE TEMPORARY TABLE kod_dated (item_key VARBINARY({KEY_BYTES_MAX}) NOT NULL PRIMARY KEY, at BIGINT NOT NULL)"
+    " ENGINE = InnoDB ROW_FORMAT = DYNAMIC"
+)
+DATED_AT_ONCE = 1_000
+
+
 def stamp_existing(
-    connection: Connection, structure: Structure, progress: Callable[[str, int, int], None], portion: int
+    connection: Connection,
+    structure: Structure,
+    progress: Callable[[str, int, int], None],
+    portion: int,
+    dates: Mapping[str, Iterable[tuple[str, Stamp]]],
 ) -> int:
     type_ids = registers.type_ids(connection)
     readings = {n: TypeReading(t, type_ids[n]) for n, t in structure.types.items() if n in type_ids}
     return sum(
-        _stamp(connection, readings, reading, progress, portion)
+        _stamp(connection, readings, reading, progress, portion, dates.get(reading.item_type.name))
         for reading in readings.values()  # in the order of rank: owners before their dependants
         if reading.item_type.table is not None
     )
@@ -39,13 +52,20 @@ def _stamp(
     reading: TypeReading,
     progress: Callable[[str, int, int], None],
     portion: int,
+    dates: Iterable[tuple[str, Stamp]] | None,
 ) -> int:
     name, type_id = reading.item_type.name, reading.type_id
+    connection.run("DROP TEMPORARY TABLE IF EXISTS kod_dated")
+    if dates is not None:
+        connection.run(_DATED)
+        rows = ((key.encode(), at) for key, at in dates)
+        while some := list(islice(rows, DATED_AT_ONCE)):
+            connection.many("INSERT INTO kod_dated (item_key, at) VALUES (%s, %s)", some)
     connection.run("DROP TEMPORARY TABLE IF EXISTS kod_unstamped")
     connection.run(_UNSTAMPED)
     connection.run(
         f"INSERT INTO kod_unstamped (item_key, at) SELECT q.k, GREATEST(0, LEAST(MAX(q.at), {NOW_MS}))"
-        f" FROM ({_dated_keys(reading, readings)}) q WHERE NOT EXISTS"
+        f" FROM ({_dated_keys(reading, readings, told=dates is not None)}) q WHERE NOT EXISTS"
         f" (SELECT 1 FROM kod_register g WHERE g.type = {type_id} AND g.item_key = q.k)"
         " GROUP BY CAST(q.k AS BINARY) ORDER BY MAX(q.at)"
     )
@@ -73,10 +93,10 @@ def _stamp(
     return int(total)
 
 
-def _dated_keys(reading: TypeReading, readings: Mapping[str, TypeReading]) -> str:
-    """SELECT k, at: of all rows of a type's table."""
+def _dated_keys(reading: TypeReading, readings: Mapping[str, TypeReading], *, told: bool) -> str:
+    """SELECT k, at: of all rows of a type's table. `told`: before all else by what is in kod_dated."""
     item_type = reading.item_type
-    dates = []
+    dates = [f"(SELECT d.at FROM kod_dated d WHERE d.item_key = {reading.key_of_row('r')})"] if told else []
     if item_type.date:
         column = f"r.{quoted(item_type.date)}"
         fields = {f.column.name: f for f in item_type.held if f.column}

@@ -19,6 +19,7 @@ from dispatcher.ports import (
     Draining,
     Figures,
     History,
+    Hooked,
     Incoming,
     Life,
     Outgoing,
@@ -33,6 +34,7 @@ from node.databases.mariadb.connection import Connection, transaction, translate
 from node.databases.mariadb.daemon import DaemonLock
 from node.databases.mariadb.figures import figures
 from node.databases.mariadb.folding import fold
+from node.databases.mariadb.hooked import hook_tables
 from node.databases.mariadb.reading import Reading
 from node.databases.mariadb.receiving import MariadbReceivingView
 from node.databases.mariadb.sending import MariadbSendingView
@@ -110,7 +112,7 @@ class MariadbStore:
         """The links that are new."""
         known = {node for (node,) in connection.rows("SELECT node FROM kod_outgoing")}
         for node in known.difference(neighbours):
-            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history", "kod_sent"):
+            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history", "kod_sent", "kod_held"):
                 connection.run(f"DELETE FROM {table} WHERE node = %s", (node,))
         new = [node for node in neighbours if node not in known]
         if new and connection.rows("SELECT 1 FROM kod_register LIMIT 1"):
@@ -251,6 +253,11 @@ class MariadbStore:
                 )
                 yield view
             self._folded_aside = self._folded_aside or view.folded
+
+    @contextmanager
+    def hooked(self) -> Iterator[Hooked]:
+        with self._writing() as connection, transaction(connection):
+            yield hook_tables(connection, self._type_ids)
 
     def parked_again(self, parked_id: int, reason: Reason) -> None:
         with self._writing() as connection, transaction(connection):

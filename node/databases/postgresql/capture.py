@@ -85,7 +85,7 @@ def roles(structure: Structure, type_ids: Mapping[str, int], tables: Mapping[str
         key = tuple(column.name for column in key_columns(item_type))
         compared = _compared(tables.get(item_type.table), key, item_type.held)
         yield Role(item_type, number, 0, item_type.table, key, compared=compared)
-        for position, section in enumerate(item_type.sections, 1):
+        for position, section in enumerate((*item_type.sections, *item_type.sources), 1):
             link = tuple(pair[0] for pair in section.link)
             compared = _compared(tables.get(section.table), link, section.fields)
             yield Role(item_type, number, position, section.table, link, section, compared)
@@ -283,7 +283,7 @@ def all_statements(connection: Connection, structure: Structure) -> list[str]:
     if missing:
         raise ConfigError(f"types are new since the last install: {', '.join(missing)}", hint="kod install")
     made: list[str] = []
-    tables = tables_of(structure)
+    tables = (*tables_of(structure), *structure.source_tables)
     kinds = _kinds(connection, tables)
     for role in roles(structure, ids, reflect(connection, tables)):
         kind, partitions = kinds.get(role.table, ("", []))

@@ -185,6 +185,13 @@ class Transaction:
     def rows(self, statement: Statement) -> list[Row]:
         return self.run(statement)[0]
 
+    def execute(self, sql: str, values: Sequence[Any]) -> psycopg.Cursor[Row]:
+        """One statement whose values are Python's, and the rows as psycopg reads them; what was queued goes before it.
+        Raises psycopg's errors."""
+        if self._queued:
+            self.run()
+        return self._connection.execute(sql, values)
+
     def queue(self, *statements: Statement) -> None:
         """To be run with what comes next, at the latest with the commit."""
         self._queued.extend(statements)

@@ -86,7 +86,8 @@ _FORGET_LINKS = """
 WITH outgoing AS (DELETE FROM kod.outgoing), incoming AS (DELETE FROM kod.incoming),
   received AS (DELETE FROM kod.received), ahead AS (DELETE FROM kod.ahead), pending AS (DELETE FROM kod.pending),
   presence AS (DELETE FROM kod.presence), history AS (DELETE FROM kod.history),
-  sent AS (DELETE FROM kod.sent), below AS (DELETE FROM kod.below)
+  sent AS (DELETE FROM kod.sent), below AS (DELETE FROM kod.below),
+  held AS (DELETE FROM kod.held)
 UPDATE kod.register SET source = NULL WHERE source IS NOT NULL"""
 
 _COLLISIONS = """
@@ -138,10 +139,16 @@ class PostgresqlDatabase:
         finally:
             connection.close()
 
-    def stamp_existing(self, structure: Structure, progress: Callable[[str, int, int], None], portion: int) -> int:
+    def stamp_existing(
+        self,
+        structure: Structure,
+        progress: Callable[[str, int, int], None],
+        portion: int,
+        dates: Mapping[str, Iterable[tuple[str, Stamp]]] | None = None,
+    ) -> int:
         with self._connections.connection() as connection:
             _must_be_installed(connection)
-            return stamping.stamp_existing(connection, structure, progress, portion)
+            return stamping.stamp_existing(connection, structure, progress, portion, dates or {})
 
     def uninstall(self) -> None:
         self._connections.close_idle()

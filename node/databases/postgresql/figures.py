@@ -5,6 +5,7 @@ from __future__ import annotations
 from dispatcher.ports import LINK_FIGURES, Figures
 from node.databases.postgresql import history
 from node.databases.postgresql.connecting import Connection
+from node.databases.postgresql.hooked import hook_tables
 from schemas.stamp import Stamp, digits
 
 _NODE = """
@@ -82,4 +83,5 @@ def figures(connection: Connection) -> Figures:
         bus_ahead_ms=bus_ahead_ms,
         draining=draining,
         package=package,
+        hooks=hook_tables(connection.execute, None).figures(),
     )

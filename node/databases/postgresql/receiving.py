@@ -14,6 +14,7 @@ import orjson
 from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, ParkedItem, Reason, Received, Taken, Waiting
 from node.databases.postgresql import parking
 from node.databases.postgresql.connecting import Statement, TakenError, Transaction, UnreadableError
+from node.databases.postgresql.hooked import hook_tables
 from node.databases.postgresql.keys import keys_parameter, typed_keys
 from node.databases.postgresql.reading import Reader, matches, nulls
 from node.databases.postgresql.references import RESUME, SILENCE, References
@@ -166,6 +167,7 @@ class PostgresqlReceivingView:
         self._registered: set[Item] = set()
         self._written: Sequence[Written] = ()
         self.marked = False
+        self.hooked = hook_tables(transaction.execute, ids, applying=True)
 
     def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         if not items:

@@ -11,6 +11,7 @@
     history    cursors over what neighbours lack of what was there before
     sent       which item went in which message of the latest sessions (dispatcher.manifest)
     collisions the journal; parked: messages that could not be applied yet; triggers: what `kod install` made
+    held, owned, deferred    what hooks need (node.databases.hooked)
 
 The view `stamps` is for others: type, key, stamp, deleted (with what is not folded yet).
 """
@@ -56,7 +57,8 @@ CREATE TABLE kod.node (
   bus_ahead_ms bigint,
   package_asked text,
   package_used text,
-  draining text
+  draining text,
+  hooks text NOT NULL DEFAULT ''
 );
 -- The packages with which daemons ran here, and since when.
 CREATE TABLE kod.packages (fingerprint text PRIMARY KEY, since bigint NOT NULL);
@@ -227,6 +229,33 @@ CREATE TABLE kod.parked (
   attempts integer NOT NULL DEFAULT 1,
   items text NOT NULL DEFAULT '[]',
   waits_for text NOT NULL DEFAULT '[]'
+);
+CREATE TABLE kod.held (
+  node text NOT NULL,
+  type smallint NOT NULL,
+  item_key text COLLATE "C" NOT NULL,
+  mark bigint NOT NULL,
+  reason text NOT NULL,
+  since bigint NOT NULL,
+  next_at bigint NOT NULL,
+  PRIMARY KEY (node, type, item_key)
+);
+CREATE TABLE kod.owned (
+  type smallint NOT NULL,
+  item_key text COLLATE "C" NOT NULL,
+  owner_type smallint NOT NULL,
+  owner_key text COLLATE "C" NOT NULL,
+  PRIMARY KEY (type, item_key)
+);
+CREATE INDEX owned_owner ON kod.owned (owner_type, owner_key);
+CREATE TABLE kod.deferred (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  type text NOT NULL,
+  work text NOT NULL,
+  since bigint NOT NULL,
+  attempts integer NOT NULL,
+  next_at bigint NOT NULL,
+  reason text
 );
 CREATE TABLE kod.triggers (
   relation text NOT NULL,

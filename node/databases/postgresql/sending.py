@@ -23,6 +23,7 @@ from dispatcher.ports import (
 from node.databases.dangling import leads_nowhere
 from node.databases.postgresql import rights
 from node.databases.postgresql.connecting import Row, Statement, Transaction
+from node.databases.postgresql.hooked import hook_tables
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
 from node.databases.postgresql.reading import Reader, matches
 from node.databases.postgresql.reflection import quoted, quoted_table
@@ -101,6 +102,7 @@ class PostgresqlSendingView:
         self._held: dict[str, dict[Item, Item | None]] = {}
         self._tops_known: dict[str, tuple[int, bool]] | None = None
         self.folded_rows = 0
+        self.hooked = hook_tables(transaction.execute, ids)
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         asked = [] if then is None else [_portion(*then)]

@@ -6,12 +6,13 @@ interrupted goes on where it stopped, because only rows without a stamp are take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from node.databases.postgresql.connecting import Connection
 from node.databases.postgresql.keys import key_columns, key_text
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import ITEMS, NOW_MS, TypeIds
+from schemas.stamp import Stamp
 from schemas.structure import ItemType, Structure
 from serializers.keys import Item
 
@@ -26,11 +27,15 @@ def again(ids: TypeIds, items: Sequence[Item]) -> tuple[str, tuple[str, str]]:
 
 
 def stamp_existing(
-    connection: Connection, structure: Structure, progress: Callable[[str, int, int], None], portion: int
+    connection: Connection,
+    structure: Structure,
+    progress: Callable[[str, int, int], None],
+    portion: int,
+    dates: Mapping[str, Iterable[tuple[str, Stamp]]],
 ) -> int:
     ids = {name: number for number, name in connection.execute("SELECT id, name FROM kod.types").fetchall()}
     return sum(
-        _stamp(connection, structure, item_type, ids, progress, portion)
+        _stamp(connection, structure, item_type, ids, progress, portion, dates.get(name))
         for name, item_type in structure.types.items()  # in the order of rank: owners before their dependants
         if item_type.table is not None and name in ids
     )
@@ -43,14 +48,21 @@ def _stamp(
     ids: dict[str, int],
     progress: Callable[[str, int, int], None],
     portion: int,
+    dates: Iterable[tuple[str, Stamp]] | None,
 ) -> int:
     number = ids[item_type.name]
+    connection.execute("DROP TABLE IF EXISTS pg_temp.kod_dated")
+    if dates is not None:
+        connection.execute('CREATE TEMPORARY TABLE kod_dated (key text COLLATE "C" PRIMARY KEY, at bigint)')
+        with connection.cursor().copy("COPY pg_temp.kod_dated FROM STDIN") as copy:
+            for dated in dates:
+                copy.write_row(dated)
     connection.execute("DROP TABLE IF EXISTS pg_temp.kod_unstamped")
     connection.execute("SET enable_seqscan = on")  # whole tables are read
     connection.execute(
         "CREATE TEMPORARY TABLE kod_unstamped AS"
         f" SELECT key, greatest(0, least(at, {NOW_MS})) AS at, row_number() OVER (ORDER BY at, key) AS n"
-        f" FROM ({_dated_keys(structure, item_type, ids)}) q WHERE NOT EXISTS"
+        f" FROM ({_dated_keys(structure, item_type, ids, told=dates is not None)}) q WHERE NOT EXISTS"
         f" (SELECT FROM kod.register r WHERE r.type = {number} AND r.key = q.key)"
     )
     connection.execute("CREATE INDEX ON pg_temp.kod_unstamped (n)")
@@ -76,11 +88,11 @@ def _stamp(
     return total
 
 
-def _dated_keys(structure: Structure, item_type: ItemType, ids: dict[str, int]) -> str:
-    """SELECT key, at: of all items of a type."""
+def _dated_keys(structure: Structure, item_type: ItemType, ids: dict[str, int], *, told: bool) -> str:
+    """SELECT key, at: of all items of a type. `told`: before all else by what is in kod_dated."""
     assert item_type.table is not None
     key = key_text(item_type.key, [f"t.{quoted(column.name)}" for column in key_columns(item_type)])
-    dates = []
+    dates = [f"(SELECT d.at FROM pg_temp.kod_dated d WHERE d.key = {key})"] if told else []
     if item_type.date:
         date = f"t.{quoted(item_type.date)}"
         dates.append(f"CASE WHEN isfinite({date}) THEN floor(extract(epoch FROM {date}) * 1000)::bigint END")

@@ -15,6 +15,7 @@ from dispatcher.ports import (
     Draining,
     Figures,
     History,
+    Hooked,
     Incoming,
     Life,
     Outgoing,
@@ -27,6 +28,7 @@ from dispatcher.ports import (
 from node.databases.postgresql import capture, figures, history, parking
 from node.databases.postgresql.connecting import Connection, Connections, Statement, UnreadableError, translated
 from node.databases.postgresql.daemon import DaemonLock
+from node.databases.postgresql.hooked import hook_tables
 from node.databases.postgresql.reading import Reader
 from node.databases.postgresql.receiving import DEFERRED, SETTINGS, PostgresqlReceivingView
 from node.databases.postgresql.references import find_references
@@ -81,6 +83,8 @@ WITH old AS (
   DELETE FROM kod.history h USING old WHERE h.node = old.node
 ), sent AS (
   DELETE FROM kod.sent s USING old WHERE s.node = old.node
+), held AS (
+  DELETE FROM kod.held h USING old WHERE h.node = old.node
 )
 DELETE FROM kod.pending p USING old WHERE p.node = old.node"""
 
@@ -368,6 +372,11 @@ class PostgresqlStore:
             if view is None:
                 raise
             raise view.named(error) from None
+
+    @contextmanager
+    def hooked(self) -> Iterator[Hooked]:
+        with self._connections.transaction() as transaction:
+            yield hook_tables(transaction.execute, self._ids)
 
     def flush(self, node: str) -> None:
         """What a server that crashed has lost, this connection has not survived: it was open before."""

@@ -93,7 +93,7 @@ def _captured(item_type: ItemType, type_id: int) -> list[_Captured]:
         nullable=False,
         ordered_by_rowid=not item_type.is_object and not item_type.record_key,
     )
-    return [root, *(_captured_section(root, section) for section in item_type.sections)]
+    return [root, *(_captured_section(root, section) for section in (*item_type.sections, *item_type.sources))]
 
 
 def _captured_section(root: _Captured, section: Section) -> _Captured:

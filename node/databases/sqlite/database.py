@@ -152,14 +152,21 @@ class SqliteDatabase:
             done.append(f"{len(set(stale) - set(missing))} capture triggers removed")
         return done
 
-    def stamp_existing(self, structure: Structure, progress: Callable[[str, int, int], None], portion: int) -> int:
+    def stamp_existing(
+        self,
+        structure: Structure,
+        progress: Callable[[str, int, int], None],
+        portion: int,
+        dates: Mapping[str, Iterable[tuple[str, Stamp]]] | None = None,
+    ) -> int:
         total = 0
         with self._connected(installed=True) as connection:
             type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
             reading = Reading(connection, structure, type_ids)
             for name, item_type in structure.types.items():
                 if item_type.table is not None and name in type_ids:
-                    total += self._stamp_type(connection, reading.types[name], type_ids, progress, portion)
+                    dated = (dates or {}).get(name)
+                    total += self._stamp_type(connection, reading.types[name], type_ids, progress, portion, dated)
         return total
 
     def _stamp_type(
@@ -169,12 +176,17 @@ class SqliteDatabase:
         type_ids: Mapping[str, int],
         progress: Callable[[str, int, int], None],
         portion: int,
+        dates: Iterable[tuple[str, Stamp]] | None,
     ) -> int:
         name, type_id = reading.item_type.name, type_ids[reading.item_type.name]
+        if dates is not None:
+            connection.execute("CREATE TEMP TABLE IF NOT EXISTS kod_dated (key TEXT PRIMARY KEY, at INTEGER)")
+            connection.execute("DELETE FROM temp.kod_dated")
+            connection.executemany("INSERT INTO temp.kod_dated VALUES (?, ?)", dates)
         connection.execute("DROP TABLE IF EXISTS temp.kod_unstamped")
         connection.execute(
             f"CREATE TEMP TABLE kod_unstamped AS SELECT key, max(0, min(at, {self._now_sql})) AS at "
-            f"FROM ({_dated_keys(reading, type_ids)}) q "
+            f"FROM ({_dated_keys(reading, type_ids, told=dates is not None)}) q "
             f"WHERE NOT EXISTS (SELECT 1 FROM main.kod_register g WHERE g.type = {type_id} AND g.key = q.key) "
             "ORDER BY at"
         )
@@ -281,6 +293,7 @@ class SqliteDatabase:
                 "history",
                 "sent",
                 "below",
+                "held",
             ):
                 connection.execute(f"DELETE FROM kod_{table}")
             connection.execute("UPDATE kod_register SET source = NULL")
@@ -550,14 +563,17 @@ def _check_type(connection: sqlite3.Connection, item_type: ItemType) -> list[Mis
     return found
 
 
-def _dated_keys(reading: TypeReading, type_ids: Mapping[str, int]) -> str:
-    """SELECT key, at: of all items of a type; by its date, or its owner's stamp, or the earliest."""
+def _dated_keys(reading: TypeReading, type_ids: Mapping[str, int], *, told: bool) -> str:
+    """SELECT key, at: of all items of a type; by its date, or its owner's stamp, or the earliest. `told`: before that,
+    by what is in kod_dated."""
     item_type = reading.item_type
     dates = (
         [f"CAST(round((julianday(r.{quoted(item_type.date)}) - 2440587.5) * 86400000.0) AS INTEGER)"]
         if item_type.date
         else []
     )
+    if told:
+        dates.insert(0, f"(SELECT d.at FROM temp.kod_dated d WHERE d.key = {reading.key_of_row('r')})")
     owner = item_type.owner_reference
     owner_id = type_ids.get(owner.target) if owner else None
     if owner and owner_id:

@@ -8,6 +8,7 @@ import orjson
 
 from dispatcher.ports import LINK_FIGURES, Figures
 from node.databases.sqlite import history
+from node.databases.sqlite.hooked import hook_tables
 from schemas.stamp import Stamp, digits
 
 # What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
@@ -63,4 +64,5 @@ def figures(connection: sqlite3.Connection) -> Figures:
         bus_ahead_ms=bus_ahead_ms,
         draining=draining,
         package=package,
+        hooks=hook_tables(connection, {}).figures(),
     )

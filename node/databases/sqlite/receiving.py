@@ -11,6 +11,7 @@ import orjson
 from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, ParkedItem, Reason, Received, Taken, Waiting
 from node.databases.sqlite import parking
 from node.databases.sqlite.folding import fold
+from node.databases.sqlite.hooked import hook_tables
 from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.writing import Writing
 from node.databases.type_names import TypeNames
@@ -55,6 +56,7 @@ class SqliteReceivingView:
         self._limited = limited
         self._now_sql = now_sql
         self.folded = False
+        self.hooked = hook_tables(connection, type_ids)
 
     def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         """Nothing to lock row by row: BEGIN IMMEDIATE has locked them all."""
@@ -276,9 +278,13 @@ class SqliteReceivingView:
 
     def touch(self, items: Sequence[Item]) -> None:
         self._connection.executemany(
-            f"INSERT INTO kod_log (type, key, at, gone, local) VALUES (?, ?, {self._now_sql}, 0, 1)",
-            [(self._type_ids[item.type], item.key) for item in items],
+            f"INSERT INTO kod_log (type, key, at, gone, local) VALUES (?, ?, {self._now_sql}, ?, 1)",
+            [(self._type_ids[item.type], item.key, self._may_be_gone(item)) for item in items],
         )
+
+    def _may_be_gone(self, item: Item) -> bool:
+        """The fold looks whether its row is there."""
+        return self._is_object(item.type) and self._structure[item.type].table is not None
 
 
 def _seen_text(seen: Mapping[str, Stamp], without: str) -> str | None:

@@ -12,6 +12,7 @@
     sent                      which item went in which message of the latest sessions (dispatcher.manifest)
     outgoing, incoming, received, collisions     the links, and the journal
     parked                    messages that could not be applied yet
+    held, owned, deferred     what hooks need (node.databases.hooked)
     stamps (a view)           type, key, stamp, deleted: for other consumers, the log included
 
 No AUTOINCREMENT: it would leave the table sqlite_sequence behind for ever.
@@ -45,7 +46,8 @@ _TABLES = {
         bus_ahead_ms INTEGER,
         package_asked TEXT,
         package_used TEXT,
-        draining TEXT)""",
+        draining TEXT,
+        hooks TEXT NOT NULL DEFAULT '')""",
     "kod_packages": """CREATE TABLE kod_packages (
         fingerprint TEXT PRIMARY KEY,
         since INTEGER NOT NULL) WITHOUT ROWID""",
@@ -187,8 +189,32 @@ _TABLES = {
         attempts INTEGER NOT NULL DEFAULT 0,
         items TEXT NOT NULL DEFAULT '[]',
         waits_for TEXT NOT NULL DEFAULT '[]')""",
+    "kod_held": """CREATE TABLE kod_held (
+        node TEXT NOT NULL,
+        type INTEGER NOT NULL,
+        item_key TEXT NOT NULL,
+        mark INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        next_at INTEGER NOT NULL,
+        PRIMARY KEY (node, type, item_key)) WITHOUT ROWID""",
+    "kod_owned": """CREATE TABLE kod_owned (
+        type INTEGER NOT NULL,
+        item_key TEXT NOT NULL,
+        owner_type INTEGER NOT NULL,
+        owner_key TEXT NOT NULL,
+        PRIMARY KEY (type, item_key)) WITHOUT ROWID""",
+    "kod_deferred": """CREATE TABLE kod_deferred (
+        id INTEGER PRIMARY KEY,
+        type TEXT NOT NULL,
+        work TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        next_at INTEGER NOT NULL,
+        reason TEXT)""",
 }
 _INDEXES = {
+    "kod_owned_owner": "CREATE INDEX kod_owned_owner ON kod_owned (owner_type, owner_key)",
     "kod_rights_item": "CREATE INDEX kod_rights_item ON kod_rights (type, key)",
     "kod_register_mark": "CREATE INDEX kod_register_mark ON kod_register (mark) WHERE mark > 0",
     "kod_register_gone": "CREATE INDEX kod_register_gone ON kod_register (mark) WHERE gone",

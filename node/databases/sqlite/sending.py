@@ -25,6 +25,7 @@ from dispatcher.ports import (
 from node.databases.dangling import leads_nowhere
 from node.databases.sqlite import rights
 from node.databases.sqlite.folding import fold
+from node.databases.sqlite.hooked import hook_tables
 from node.databases.sqlite.lexical import Form, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading, by_type
 from node.databases.turns import turn_sql
@@ -79,6 +80,7 @@ class SqliteSendingView:
         self._type_names = TypeNames({type_id: name for name, type_id in type_ids.items()})
         self._opened: Stamp | None = None
         self._held: dict[str, dict[Item, Item | None]] = {}
+        self.hooked = hook_tables(connection, type_ids)
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         return fold(self._connection, self._reading, self._type_names)

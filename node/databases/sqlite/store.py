@@ -17,6 +17,7 @@ from dispatcher.ports import (
     Draining,
     Figures,
     History,
+    Hooked,
     Incoming,
     Life,
     Outgoing,
@@ -30,6 +31,7 @@ from node.databases.sqlite import capture, history, parking, registers
 from node.databases.sqlite.connection import begin, connect, transaction, translated
 from node.databases.sqlite.figures import figures
 from node.databases.sqlite.folding import fold
+from node.databases.sqlite.hooked import hook_tables
 from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.receiving import SqliteReceivingView
 from node.databases.sqlite.sending import SqliteSendingView
@@ -136,7 +138,7 @@ class SqliteStore:
         """The links that are new."""
         known = {node for (node,) in connection.execute("SELECT node FROM kod_outgoing")}
         for node in known.difference(neighbours):
-            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history", "kod_sent"):
+            for table in ("kod_outgoing", "kod_ahead", "kod_pending", "kod_history", "kod_sent", "kod_held"):
                 connection.execute(f"DELETE FROM {table} WHERE node = ?", (node,))
         new = [node for node in neighbours if node not in known]
         if new and connection.execute("SELECT EXISTS (SELECT 1 FROM kod_register)").fetchone()[0]:
@@ -287,6 +289,18 @@ class SqliteStore:
                 yield view
                 self._commit(connection)
                 self._folded_aside = self._folded_aside or view.folded
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def hooked(self) -> Iterator[Hooked]:
+        with self._writing() as connection:
+            begin(connection)
+            try:
+                yield hook_tables(connection, self._type_ids)
+                self._commit(connection)
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
