@@ -377,7 +377,7 @@ def test_hooks_that_cannot_be_loaded_are_found_by_check(kod: Kod) -> None:
     (kod.folder / "hooks.py").write_text("import no_such_module\n", encoding="utf-8")
     found = kod("check")
     assert found.returncode == 1
-    assert "hooks.py cannot be loaded: ModuleNotFoundError" in found.stdout
+    assert "hooks.py, line 1: hooks cannot be loaded: ModuleNotFoundError" in found.stdout
 
 
 def test_the_package_goes_where_it_is_asked_to(kod: Kod) -> None:

@@ -47,7 +47,8 @@ def test_each_example_of_the_how_to_does_what_it_says(network: TestNetwork) -> N
         "INSERT INTO orders VALUES ('2024-000001', 'ALFKI', 'C')",
     )
     network.install(existing=["00"])
-    assert network.json("check")["findings"] == []
+    findings = network.json("check")["findings"]
+    assert {(f["property"], f["effect"]) for f in findings} == {("text", "note")}, findings  # what the hooks except
     dated = "SELECT substr(stamp, 1, 8) FROM kod_stamps WHERE type = 'Document.Order'"
     assert network.rows("00", dated) == [("20240101",)]
 
