@@ -60,6 +60,7 @@ _TYPE_KEYS = (
     "owner",
     "access",
     "access_from",
+    "view_of",
     "filter",
     "sections",
     "columns",
@@ -564,6 +565,8 @@ class _Reading:
                 found[key] = {**base.exceptions, **self._exceptions(value, where)}
             elif key in ("columns", "references"):
                 found[key] = {**getattr(base, key), **marked.text_map(value, where)}
+            elif key == "view_of":
+                found[key] = marked.texts_map(value, where)
             elif key in ("composite", "enums"):
                 found[key] = {**getattr(base, key), **marked.texts_map(value, where)}
             elif key == "sections":

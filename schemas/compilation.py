@@ -5,7 +5,7 @@ What does not fit becomes a Mismatch with its meaning; nothing is guessed and no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from schemas.fitting import INEXACT, misfit
 from schemas.graph import circles
 from schemas.network import TypeSettings
 from schemas.package import Package, PackageSection, PackageType, Property
-from schemas.structure import Field, ItemType, Mismatch, Reference, Routing, Section, Structure
+from schemas.structure import Base, Field, ItemType, Mismatch, Reference, Routing, Section, Structure
 from schemas.tables import Column, ForeignKey, Table
 
 
@@ -27,6 +27,7 @@ def tables_needed(exchange: Iterable[TypeSettings]) -> tuple[str, ...]:
     for settings in exchange:
         if settings.takes_part:
             names[settings.table] = None
+            names.update(dict.fromkeys(settings.view_of))
             names.update(dict.fromkeys(settings.sections.values()))
             if settings.access:
                 names[settings.access] = None
@@ -51,7 +52,11 @@ def generate_package(exchange: Mapping[str, TypeSettings], tables: Mapping[str, 
 
 
 def _types_by_table(exchange: Mapping[str, TypeSettings]) -> dict[str, str]:
-    return {settings.table: name for name, settings in exchange.items() if settings.takes_part}
+    """Tables behind a view are of its type too, where they are of no other one."""
+    taking_part = [settings for settings in exchange.values() if settings.takes_part]
+    behind = [(table, settings.name) for settings in taking_part for table in settings.view_of]
+    once = {table: name for table, name in behind if sum(table == other for other, _ in behind) == 1}
+    return {**once, **{settings.table: settings.name for settings in taking_part}}
 
 
 def _package_type(
@@ -241,21 +246,16 @@ def _item_type(
 
     routing = _routing(settings)
     if not settings.takes_part:
-        fields = tuple(Field(p, None) for p in package_type.properties)
-        return ItemType(
-            package_type.name,
-            package_type.kind,
-            routing,
-            None,
-            _key_fields(package_type, fields),
-            fields,
-            collision=settings.collision,
-            invented_key=_invented(_key_fields(package_type, fields)),
-        )
+        return _passed_on(package_type, settings)
     table = tables.get(settings.table)
     if table is None:
-        mismatch(None, "refused", f"there is no table {settings.table!r}", "create it, or set the type to false here")
-        return None
+        mismatch(
+            None,
+            "will not arrive",
+            f"there is no table {settings.table!r}",
+            "kept and passed on; create the table and run `kod install`, or set the type to false here",
+        )
+        return _passed_on(package_type, settings)
 
     fields = _fields(package_type.properties, table, settings, mismatch, set(package_type.key))
     key = _key_fields(package_type, fields)
@@ -290,6 +290,7 @@ def _item_type(
 
     _check_undescribed(package_type.properties, table, settings, mismatch)
     _check_named(settings, fields, table, mismatch)
+    bases = _bases(settings, key_columns, table, tables, mismatch)
     sections = _sections(package_type, settings, table, tables, mismatch)
     if irreconcilable:
         return None
@@ -309,10 +310,54 @@ def _item_type(
         access=settings.access,
         access_from=settings.access_from,
         collision=settings.collision,
+        view=table.view,
+        bases=bases,
         date=settings.columns.get(settings.date, settings.date) if settings.date else None,
         generated_key=any(f.column is not None and f.column.generated_key for f in key),
         invented_key=_invented(key),
         uniques=uniques,
+    )
+
+
+def _bases(
+    settings: TypeSettings, key: Sequence[str], view: Table, tables: Mapping[str, Table], mismatch: _Mismatch
+) -> tuple[Base, ...]:
+    """The tables behind a view, by whose columns a written row is told to be part of which item."""
+    example = f"`view_of: {{table: [{', '.join(key)}]}}`: the tables behind it, each with its columns that hold the key"
+    if not view.view:
+        if settings.view_of:
+            mismatch(None, "note", f"`view_of` is for views, and {view.name!r} is a table", "leave it out")
+        return ()
+    if not settings.view_of:
+        mismatch(None, "will not arrive", f"{view.name!r} is a view: what is written here is not noticed", example)
+    found = []
+    for name, columns in settings.view_of.items():
+        table = tables.get(name)
+        missing = [c for c in columns if table is not None and table.column(c) is None]
+        if table is None or table.view:
+            mismatch(None, "will not arrive", f"`view_of` names {name!r}, which is no table here", example)
+        elif missing or len(columns) != len(key):
+            wrong = f"has no column {missing[0]!r}" if missing else f"is named with {len(columns)} columns"
+            text = f"`view_of`: {name!r} {wrong}, and the key is {list(key)}"
+            mismatch(None, "will not arrive", text, example)
+        else:
+            found.append(Base(name, columns))
+    return tuple(found)
+
+
+def _passed_on(package_type: PackageType, settings: TypeSettings) -> ItemType:
+    """A type without a table here: its items are kept as they came, for the nodes behind."""
+    fields = tuple(Field(p, None) for p in package_type.properties)
+    key = _key_fields(package_type, fields)
+    return ItemType(
+        package_type.name,
+        package_type.kind,
+        _routing(settings),
+        None,
+        key,
+        fields,
+        collision=settings.collision,
+        invented_key=_invented(key),
     )
 
 
@@ -469,7 +514,7 @@ def _references(
     tables: Mapping[str, Table],
     mismatch: _Mismatch,
 ) -> tuple[Reference, ...]:
-    types = {t: n for t, n in _types_by_table(exchange).items() if n in package.types and t in tables}
+    types = {t: n for t, n in _types_by_table(exchange).items() if n in package.types and exchange[n].table in tables}
     owner_columns = tuple(settings.columns.get(p, p) for p in settings.owner)
     optional = {settings.columns.get(p, p) for p in settings.optional}
     found: dict[tuple[str | None, tuple[str, ...]], Reference] = {}
@@ -482,7 +527,7 @@ def _references(
                 section,
                 fk.columns,
                 target,
-                fk.target_columns,
+                _through_view(fk, target, exchange, package),
                 required=not any(n in optional for n in names),
                 owner=section is None and fk.columns == owner_columns,
                 enforced=enforced,
@@ -497,11 +542,13 @@ def _references(
         section, _, column = name.rpartition(".")
         target_settings = exchange.get(target)
         target_table = tables.get(target_settings.table) if target_settings else None
-        if target_settings is None or target_table is None or len(target_table.primary_key) != 1:
+        described = package.types.get(target)
+        if target_settings is None or target_table is None or described is None or len(described.key) != 1:
             mismatch(name, "note", f"it refers to {target}, which has no table with one key column here")
             continue
         column = settings.columns.get(name, column)
-        add(section or None, ForeignKey((column,), target_table.name, target_table.primary_key), target, False)
+        key = tuple(target_settings.columns.get(p, p) for p in described.key)
+        add(section or None, ForeignKey((column,), target_table.name, key), target, False)
     if settings.owner and not any(r.owner for r in found.values()):
         mismatch(
             ", ".join(settings.owner),
@@ -510,6 +557,18 @@ def _references(
             "declare a foreign key, or `references: {column: Type}`",
         )
     return tuple(found.values())
+
+
+def _through_view(
+    fk: ForeignKey, target: str, exchange: Mapping[str, TypeSettings], package: Package
+) -> tuple[str, ...]:
+    """The columns of the target's own table or view to which a foreign key leads, maybe by a table behind the view."""
+    settings = exchange[target]
+    if fk.target == settings.table or fk.target not in settings.view_of:
+        return fk.target_columns
+    key = [settings.columns.get(p, p) for p in package.types[target].key]
+    of_view = dict(zip(settings.view_of[fk.target], key, strict=False))
+    return tuple(of_view.get(column, column) for column in fk.target_columns)
 
 
 def _link_key(section: Table, root: Table) -> ForeignKey | None:

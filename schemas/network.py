@@ -24,6 +24,8 @@ class TypeSettings:
     access: str | None = None
     access_from: tuple[str, ...] = ()
     """Tables that `access` is made of, where the database cannot tell: when they change, rights may have."""
+    view_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Where `table` is a view: the tables that it is made of, each with its columns that hold the item's key."""
     filter: tuple[str, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
     section_order: Mapping[str, str] = field(default_factory=dict)

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from schemas.package import Property
 from schemas.tables import Column
@@ -73,6 +73,15 @@ class Reference:
         return f"{self.section}.{columns} -> {self.target}" if self.section else f"{columns} -> {self.target}"
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A table that a view is made of: what is written into it changes items of the view."""
+
+    table: str
+    columns: tuple[str, ...]
+    """Those that hold an item's key, in the key's order."""
+
+
 @dataclass(frozen=True)
 class ItemType:
     """A type as this node has it. `table` is None where the node takes no part: items are kept as JSON and passed on.
@@ -99,6 +108,9 @@ class ItemType:
     access_from: tuple[str, ...] = ()
     """Tables whose changes change rights, where they are declared."""
     collision: Literal["newest", "parent"] = "newest"
+    view: bool = False
+    """`table` is one: it has no rows to lock and no triggers of capture; its `bases` have."""
+    bases: tuple[Base, ...] = ()
     date: str | None = None
     generated_key: bool = False
     """The database of this node invents its keys."""
@@ -122,7 +134,20 @@ class ItemType:
     @cached_property
     def held_names(self) -> frozenset[str]:
         """Names of the properties and sections that have a place in the tables here."""
+        if not self.is_object:
+            return frozenset(("Filter", "Records"))
         return frozenset(f.name for f in self.held) | {s.name for s in self.sections}
+
+    @cached_property
+    def row_places(self) -> tuple[RowPlace, ...]:
+        """What the tables here hold of rows: of sections, of a set's records."""
+        if self.is_object:
+            return tuple(
+                _row_place(s.name, s.fields, [c for c in s.primary_key if c not in {own for own, _ in s.link}])
+                for s in self.sections
+            )
+        records = [f for f in self.fields if f not in self.key]
+        return (_row_place("Records", records, self.record_key),) if self.table else ()
 
     @cached_property
     def key_names(self) -> tuple[str, ...]:
@@ -141,6 +166,21 @@ class ItemType:
     @cached_property
     def owner_reference(self) -> Reference | None:
         return next((r for r in self.references if r.owner), None)
+
+
+class RowPlace(NamedTuple):
+    """A section, or a set's records, as the tables here hold their rows."""
+
+    name: str
+    held: frozenset[str]
+    key: Mapping[str, Property]
+    """What tells the rows of one item apart: their own key, or all that is held."""
+
+
+def _row_place(name: str, fields: Sequence[Field], key: Sequence[str]) -> RowPlace:
+    held = [f for f in fields if f.column is not None]
+    own = [f for f in held if f.column is not None and f.column.name in key]
+    return RowPlace(name, frozenset(f.name for f in held), {f.name: f.prop for f in (own or held)})
 
 
 @dataclass(frozen=True)

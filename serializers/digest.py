@@ -19,18 +19,18 @@ from schemas.structure import ItemType
 def canonical(item_type: ItemType, value: Mapping[str, Any], only: frozenset[str] | None = None) -> Any:
     """An item's value in canonical form: plain data that compares by ==. `only` keeps these root properties."""
     if not item_type.is_object:
-        records = [_row({f.name: f.prop for f in item_type.fields}, r) for r in value.get("Records", [])]
+        records = [canonical_row({f.name: f.prop for f in item_type.fields}, r) for r in value.get("Records", [])]
         return {
-            "Filter": _row({f.name: f.prop for f in item_type.key}, value.get("Filter", {})),
-            "Records": sorted(records, key=orjson.dumps),
+            "Filter": canonical_row({f.name: f.prop for f in item_type.key}, value.get("Filter", {})),
+            "Records": sorted(records, key=_sorted_keys),
         }
     properties = {f.name: f.prop for f in item_type.fields}
     sections = {s.name: {f.name: f.prop for f in s.fields} for s in item_type.sections}
     root = {name: v for name, v in value.items() if name not in sections and (only is None or name in only)}
-    result = _row(properties, root)
+    result = canonical_row(properties, root)
     for name, section in sections.items():
         if name in value and (only is None or name in only):
-            result[name] = [_row(section, row) for row in value[name] or []]
+            result[name] = [canonical_row(section, row) for row in value[name] or []]
     return result
 
 
@@ -38,10 +38,31 @@ def same(item_type: ItemType, one: Mapping[str, Any] | None, other: Mapping[str,
     """Whether two values are equal as far as both have the properties; None is a deletion."""
     if one is None or other is None:
         return one is other
+    for name in ("Records",) if not item_type.is_object else [s.name for s in item_type.sections]:
+        one, other = _shared_of_rows(name, one, other)
     if not item_type.is_object:
         return bool(canonical(item_type, one) == canonical(item_type, other))
     both = frozenset(one) & frozenset(other)
     return bool(canonical(item_type, one, both) == canonical(item_type, other, both))
+
+
+def _sorted_keys(row: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+
+
+def _shared_of_rows(
+    name: str, one: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Both, without properties that only the rows of one have: another node may hold fewer, or know of more."""
+    ones, others = one.get(name), other.get(name)
+    if not ones or not others:
+        return one, other
+    names = set().union(*ones), set().union(*others)
+    if names[0] == names[1]:
+        return one, other
+    both = names[0] & names[1]
+    limited = ([{n: v for n, v in row.items() if n in both} for row in rows] for rows in (ones, others))
+    return {**one, name: next(limited)}, {**other, name: next(limited)}
 
 
 class Differing(NamedTuple):
@@ -99,7 +120,7 @@ def digest(item_type: ItemType, value: Mapping[str, Any] | None, only: frozenset
     return hashlib.sha256(orjson.dumps(form, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _row(properties: Mapping[str, Property], row: Mapping[str, Any]) -> dict[str, Any]:
+def canonical_row(properties: Mapping[str, Property], row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _value(properties.get(name), value) for name, value in row.items()}
 
 

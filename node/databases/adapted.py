@@ -20,6 +20,7 @@ from schemas.errors import ConfigError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Field, ItemType, Structure
+from serializers.beside import without_place
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -295,11 +296,7 @@ def _adopted(item_type: ItemType, item: Item, kept: str, text: bytes | None) -> 
     if text is None and not whole:
         return None  # of an item that is gone
     value = beside if whole or text is None else orjson.loads(text)
-    rest = {name: v for name, v in value.items() if name not in held_names(item_type)}
+    rest = without_place(item_type, value)
     if rest == beside:
         return None
     return Adopted(item, value, text is not None, orjson.dumps(rest).decode() if rest else None)
-
-
-def held_names(item_type: ItemType) -> frozenset[str]:
-    return item_type.held_names if item_type.is_object else frozenset(("Filter", "Records"))

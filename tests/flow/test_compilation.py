@@ -147,13 +147,15 @@ def test_fifteen_digits_fit_into_a_double() -> None:
     assert compile_structure(package, EXCHANGE, tables).mismatches == ()
 
 
-def test_a_type_without_its_table_or_key_takes_no_part_and_stops_nothing_else() -> None:
-    """Or one missing table would stop the node."""
+def test_a_type_without_its_table_is_passed_on_and_one_without_its_key_takes_no_part() -> None:
+    """Or one missing table would stop the node, or the nodes behind it."""
     package = generate_package(EXCHANGE, TABLES)
     tables = {n: t for n, t in TABLES.items() if n != "files"} | {"prices": replace(PRICES, columns=PRICES.columns[:2])}
     structure = compile_structure(package, EXCHANGE, tables)
-    assert {m.type for m in structure.mismatches if m.effect == "refused"} == {"Catalog.File", "Register.Price"}
-    assert structure.types.keys() == {"Catalog.Product", "Document.Order"}
+    assert {m.type for m in structure.mismatches if m.effect == "refused"} == {"Register.Price"}
+    assert ("Catalog.File", None, "will not arrive") in {(m.type, m.property, m.effect) for m in structure.mismatches}
+    assert structure.types.keys() == {"Catalog.Product", "Document.Order", "Catalog.File"}
+    assert structure["Catalog.File"].table is None
 
 
 def test_a_node_that_takes_no_part_keeps_the_type_without_columns() -> None:

@@ -33,6 +33,9 @@ CASCADE_DEPTH_MAX = 15
 
 PATHS_MAX = 200
 
+LEFT = 2
+"""`gone` of a log row behind a view: the item was in the view before. Else it may never have been an item."""
+
 
 @dataclass(frozen=True)
 class Role:
@@ -50,6 +53,8 @@ class Role:
     section: Section | None = None
     compared: tuple[tuple[str, Form], ...] = ()
     """What travels: an UPDATE that leaves all of it as it was stamps nothing."""
+    behind: bool = False
+    """The table is behind the type's view: its rows are items only where they are in the view."""
 
     @property
     def name(self) -> str:
@@ -68,6 +73,8 @@ class Role:
         return key_array_sql(self.forms(), [f"{row}.{quoted(c)}" for c in self._key_columns()])
 
     def _key_columns(self) -> list[str]:
+        if self.behind:
+            return list(self.columns)
         names = [f.column.name for f in self.item_type.key if f.column]
         if self.section is None or not self.by_link:
             return names
@@ -77,9 +84,16 @@ class Role:
 
 def roles(structure: Structure, type_ids: Mapping[str, int], tables: Mapping[str, Table]) -> Iterator[Role]:
     for item_type in structure.types.values():
-        if item_type.table is None or item_type.table not in tables or tables[item_type.table].view:
+        if item_type.table is None or item_type.table not in tables:
             continue
         number = type_ids[item_type.name]
+        if item_type.view:
+            for position, base in enumerate(item_type.bases):
+                table = tables.get(base.table)
+                if table is not None and not table.view:
+                    all_columns = tuple((c.name, Form.of_column(c)) for c in table.columns)
+                    yield Role(item_type, number, position, base.table, base.columns, True, None, all_columns, True)
+            continue
         key = tuple(f.column.name for f in item_type.key if f.column)
         root = tables[item_type.table]
         yield Role(item_type, number, 0, root.name, key, True, None, _compared(root, key, item_type.held))
@@ -132,11 +146,14 @@ def tables_of(structure: Structure) -> list[str]:
     names: dict[str, None] = {}
     for item_type in structure.types.values():
         if item_type.table is not None:
+            names.update(dict.fromkeys(base.table for base in item_type.bases))
             names.update(dict.fromkeys((item_type.table, *(s.table for s in item_type.sections))))
     return list(names)
 
 
 def _own(role: Role, connection: Connection) -> list[Trigger]:
+    if role.behind:
+        return _behind_view(role, connection)
     forms = dict(_all_forms(role))
     moved = " OR ".join(differs(forms[c], f"OLD.{quoted(c)}", f"NEW.{quoted(c)}") for c in role.columns)
     new, old = _log(role, "NEW", gone=False), _log(role, "OLD", gone=role.tombstone)
@@ -148,6 +165,33 @@ def _own(role: Role, connection: Connection) -> list[Trigger]:
         _trigger(connection, role.table, f"{role.name}_update", "AFTER UPDATE", update),
         _trigger(connection, role.table, f"{role.name}_delete", "AFTER DELETE", old),
     ]
+
+
+def _behind_view(role: Role, connection: Connection) -> list[Trigger]:
+    """Whether a row is in the view no trigger can tell: what others committed since the transaction began it does not
+    see. So every row is noted, and the fold looks; one that is not there, and was not (LEFT), it passes over."""
+    changed = " OR ".join(differs(form, f"OLD.{quoted(c)}", f"NEW.{quoted(c)}") for c, form in role.compared)
+    new, old = (_log(role, row, gone=True) for row in ("NEW", "OLD"))
+    was = f"\n  IF {_in_view(role, 'OLD')} THEN\n    {_insert(role, role.key('OLD'), gone=LEFT)}\n  END IF;"
+    both = f"\n  IF {changed} THEN{new}{old}\n  END IF;"
+    name = f"{role.name}_behind"
+    return [
+        _trigger(connection, role.table, f"{name}_insert", "AFTER INSERT", new),
+        _trigger(connection, role.table, f"{name}_before", "BEFORE UPDATE", f"\n  IF {changed} THEN{was}\n  END IF;"),
+        _trigger(connection, role.table, f"{name}_update", "AFTER UPDATE", both),
+        _trigger(connection, role.table, f"{name}_left", "BEFORE DELETE", was),
+        _trigger(connection, role.table, f"{name}_delete", "AFTER DELETE", old),
+    ]
+
+
+def _in_view(role: Role, row: str) -> str:
+    tied = " AND ".join(
+        f"v.{quoted(f.column.name)} = {row}.{quoted(own)}"
+        for f, own in zip(role.item_type.key, role.columns, strict=True)
+        if f.column
+    )
+    assert role.item_type.table is not None
+    return f"EXISTS (SELECT 1 FROM {quoted_table(role.item_type.table)} v WHERE {tied})"
 
 
 def _all_forms(role: Role) -> Iterator[tuple[str, Form]]:
@@ -164,15 +208,18 @@ def _trigger(connection: Connection, table: str, name: str, event: str, body: st
     return trigger(connection, table, name, event, f"IF {condition} THEN{body}\nEND IF")
 
 
-def _insert(role: Role, key: str, *, gone: bool) -> str:
+def _insert(role: Role, key: str, *, gone: int | str) -> str:
     return (
         "INSERT INTO {own}kod_log (type, item_key, at, gone, local)"
-        f" VALUES ({role.type_id}, {key}, {NOW_MS}, {int(gone)}, 1);"
+        f" VALUES ({role.type_id}, {key}, {NOW_MS}, {gone if isinstance(gone, str) else int(gone)}, 1);"
     )
 
 
 def _log(role: Role, row: str, *, gone: bool) -> str:
     there = " AND ".join(f"{row}.{quoted(c)} IS NOT NULL" for c in role.columns)
+    if role.behind:
+        left = f"IF({_in_view(role, row)}, 0, 1)"
+        return f"\n  IF {there} THEN\n    {_insert(role, role.key(row), gone=left)}\n  END IF;"
     if role.section is None:
         return f"\n  {_insert(role, role.key(row), gone=gone)}"
     if role.by_link:

@@ -93,10 +93,7 @@ def _type(connection: Connection, item_type: ItemType, tables: dict[str, Table])
         table = tables.get(name)
         if table is None:
             continue
-        if table.view:
-            text = f"{name} is a view: changes in it cannot be captured"
-            yield _note(item_type.name, None, text, "name its table", "cannot be read")
-        else:
+        if not table.view:
             yield from _engine(connection, item_type, name)
     for field in item_type.key:
         yield from _key(connection, item_type, field)

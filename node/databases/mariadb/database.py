@@ -25,6 +25,7 @@ from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits
 from schemas.structure import Mismatch, Structure
 from schemas.tables import Table
+from serializers import beside
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -292,7 +293,7 @@ class MariadbDatabase:
                 existed = item in reader.existing([item])
                 if value is not None or existed:
                     writing.write([Accepted(item, Version(EARLIEST, ""), {}, value, existed)])
-                extra = writing.types[item.type].without_column(value or {})
+                extra = beside.without_place(structure[item.type], value or {})
                 if extra:
                     _keep_beside(connection, (type_ids[item.type], item.key.encode()), extra)
 

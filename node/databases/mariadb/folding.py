@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dispatcher.ports import Folded
+from node.databases.mariadb.capture import LEFT
 from node.databases.mariadb.connection import Connection, Row
 from node.databases.mariadb.reading import Reading
 from serializers.keys import Item
@@ -58,9 +59,24 @@ def fold(connection: Connection, reading: Reading, type_names: Mapping[int, str]
     ]
     existing = reading.existing([item for _, item in feared])
     for place, item in feared:  # a row that says "gone" may have been followed by others: the table knows
-        if item in existing:
-            gathered[place] = (*gathered[place][:4], 0)
+        gathered[place] = (*gathered[place][:4], 0 if item in existing else gathered[place][4])
+    views = {number for number, name in type_names.items() if reading.is_view(name)}
+    if views:
+        gathered = _without_what_never_was(connection, gathered, views)
+    gathered = [(*row[:4], int(row[4] > 0)) for row in gathered]
     return _give_versions(connection, gathered, again=bool(again))
+
+
+def _without_what_never_was(connection: Connection, gathered: list[Row], views: set[int]) -> list[Row]:
+    """A row of a table behind a view may have been written without having been in the view, before or after."""
+    kept = []
+    for row in gathered:
+        if row[0] in views and row[3] and row[4] not in (0, LEFT):
+            known = "SELECT 1 FROM kod_register WHERE type = %s AND item_key = %s AND NOT gone"
+            if not connection.rows(known, row[:2]):
+                continue
+        kept.append(row)
+    return kept
 
 
 def _take(connection: Connection, rows: tuple[Row, ...]) -> None:

@@ -29,6 +29,7 @@ from node.databases.mariadb.lexical import (
 from node.databases.mariadb.reflection import quoted_table
 from schemas.errors import MessageError
 from schemas.structure import Field, ItemType, Reference, Section, Structure
+from serializers import beside
 from serializers.keys import Item
 
 CHUNK = 1_000
@@ -192,6 +193,9 @@ class Reading:
         reading = self.types.get(type_name)
         return reading is not None and reading.item_type.table is not None
 
+    def is_view(self, type_name: str) -> bool:
+        return type_name in self.types and self.types[type_name].item_type.view
+
     def existing(self, items: Sequence[Item], *, locked: bool = False) -> frozenset[Item]:
         """Those of `items` that have a row in their table (a type without a table: that are kept and not gone).
         `locked`: it stays until the transaction ends."""
@@ -227,7 +231,8 @@ class Reading:
         for n, text in self._connection.rows(reading.contents):
             parts.setdefault(items[n], []).append(_whole(text, items[n]))
         if not reading.item_type.is_object:
-            return {item: _record_set(reading.item_type, item.key, parts.get(item, ())) for item in items}
+            sets = {item: _record_set(reading.item_type, item.key, parts.get(item, ())) for item in items}
+            return self._with_kept(type_name, items, sets)
         found = {item: texts[0] for item, texts in parts.items()}
         for section, sql in reading.sections:
             found = self._with_section(section, sql, items, found)
@@ -252,7 +257,9 @@ class Reading:
             self.ask(items)
             for n, kept in self._connection.rows(f"SELECT k.n, g.kept FROM {REGISTERED} WHERE g.has_kept = 1"):
                 text = found.get(items[n])
-                if text is not None and len(kept) > 2:
+                if text is not None and beside.bears_rows(kept.encode()):
+                    found[items[n]] = beside.put_back(self.types[type_name].item_type, text, kept.encode())
+                elif text is not None and len(kept) > 2:
                     found[items[n]] = text[:-1] + b"," + kept.encode()[1:]
         return dict(found)
 

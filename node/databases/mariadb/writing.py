@@ -50,9 +50,6 @@ class TypeWriting:
         self.item_type = item_type
         self.reading = reading
         self.table = tables[item_type.table]
-        self.known_names = frozenset(f.name for f in item_type.held) | {s.name for s in item_type.sections}
-        if not item_type.is_object:
-            self.known_names |= {"Filter", "Records"}
         name = f"kod_rows_{reading.type_id}"
         self.root = Staging(connection, f"{name}_0", item_type.table, item_type.held, self.table.primary_key)
         self.sections = [
@@ -73,10 +70,6 @@ class TypeWriting:
         """Columns that refer into the circle and may be null for a moment."""
         self.at_once = [r for r in circular if not set(r.columns) <= nullable - key]
         """References into the circle that have to be there from the first."""
-
-    def without_column(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a value has no place in the tables here."""
-        return {name: v for name, v in value.items() if name not in self.known_names}
 
     def taken(self, connection: Connection, item: Item, value: Mapping[str, Any]) -> list[Taken]:
         """Which of the item's unique values other items have."""

@@ -43,7 +43,7 @@ from node.databases.postgresql.reflection import quoted, quoted_table, reflect
 from node.databases.postgresql.registers import NOW_MS
 from schemas.errors import ConfigError
 from schemas.network import NodeSettings
-from schemas.structure import Field, ItemType, Section, Structure
+from schemas.structure import Base, Field, ItemType, Section, Structure
 from schemas.tables import Column, Table
 
 _NOT_OURS = "pg_catalog.current_setting('kod.applying', true) IS DISTINCT FROM 'on'"
@@ -59,17 +59,19 @@ class Role:
     item_type: ItemType
     type_id: int
     number: int
-    """0 is the type's own table, then its sections."""
+    """0 is the type's own table, then its sections; below it the tables behind a view."""
     table: str
     columns: tuple[str, ...]
     """The columns of this table on which the item's key hangs."""
     section: Section | None = None
+    behind: Base | None = None
+    """The table is behind the type's view: its rows are items only where they are in the view."""
     compared: tuple[Column, ...] = ()
     """What travels: an UPDATE that leaves all of it as it was stamps nothing."""
 
     @property
     def name(self) -> str:
-        return f"kod_{self.type_id}_{self.number}"
+        return f"kod_{self.type_id}_{self.number}".replace("-", "b")
 
     @property
     def tombstone(self) -> bool:
@@ -82,13 +84,16 @@ def roles(structure: Structure, type_ids: Mapping[str, int], tables: Mapping[str
         if item_type.table is None:
             continue
         number = type_ids[item_type.name]
+        for position, base in enumerate(item_type.bases, -len(item_type.bases)):
+            columns = tables[base.table].columns if base.table in tables else ()
+            yield Role(item_type, number, position, base.table, base.columns, None, base, columns)
         key = tuple(column.name for column in key_columns(item_type))
         compared = _compared(tables.get(item_type.table), key, item_type.held)
         yield Role(item_type, number, 0, item_type.table, key, compared=compared)
         for position, section in enumerate((*item_type.sections, *item_type.sources), 1):
             link = tuple(pair[0] for pair in section.link)
             compared = _compared(tables.get(section.table), link, section.fields)
-            yield Role(item_type, number, position, section.table, link, section, compared)
+            yield Role(item_type, number, position, section.table, link, section, compared=compared)
 
 
 def _compared(table: Table | None, key: Sequence[str], fields: Sequence[Field]) -> tuple[Column, ...]:
@@ -102,6 +107,8 @@ def fingerprint(statements: Sequence[str]) -> str:
 
 def statements(role: Role, *, partitions: Sequence[str] = ()) -> list[str]:
     """DDL that makes the role's functions and triggers; `partitions` are the table's, as SQL."""
+    if role.behind is not None:
+        return _behind_view(role, partitions)
     table = quoted_table(role.table)
     made = [_function(role, kind, body) for kind, body in _bodies(role)]
     changed = _differs(role.columns)
@@ -119,6 +126,39 @@ def statements(role: Role, *, partitions: Sequence[str] = ()) -> list[str]:
         made.append(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {role.name}_{name}")
     made += [f"ALTER TABLE {target} ENABLE ALWAYS TRIGGER {role.name}_truncate" for target in (table, *partitions)]
     return made
+
+
+def _behind_view(role: Role, partitions: Sequence[str]) -> list[str]:
+    """An item is concerned where it is in the view before the write, or after it. What is not there again after it
+    may be gone: the fold looks."""
+    table, row = quoted_table(role.table), "FOR EACH ROW"
+    made = [
+        _function(role, kind, f"{_log(role, 'NEW', gone=gone)}\n{_log(role, 'OLD', gone=gone)}", returned)
+        for kind, gone, returned in (("was", True, "coalesce(NEW, OLD)"), ("is", False, "NULL"))
+    ]
+    made.append(_function(role, "all", _log_table(role)))
+    changed = f"{_NOT_OURS} AND {_differs([column.name for column in role.compared])}"
+    for kind, when in (("was", "BEFORE"), ("is", "AFTER")):
+        made += [
+            _trigger(role, f"{kind}_written", f"{when} INSERT OR DELETE", table, row, _NOT_OURS, kind),
+            _trigger(role, f"{kind}_changed", f"{when} UPDATE", table, row, changed, kind),
+        ]
+    for target in (table, *partitions):
+        made.append(_trigger(role, "truncate", "BEFORE TRUNCATE", target, "FOR EACH STATEMENT", _NOT_OURS, "all"))
+    names = ("was_written", "was_changed", "is_written", "is_changed")
+    made += [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {role.name}_{name}" for name in names]
+    made += [f"ALTER TABLE {target} ENABLE ALWAYS TRIGGER {role.name}_truncate" for target in (table, *partitions)]
+    return made
+
+
+def _in_view(role: Role, row: str) -> str:
+    assert role.behind is not None
+    columns = key_columns(role.item_type)
+    tied = " AND ".join(
+        f"v.{quoted(key.name)} OPERATOR(pg_catalog.=) {_cast(f'{row}.{quoted(own)}', key.native)}"
+        for key, own in zip(columns, role.columns, strict=True)
+    )
+    return f"EXISTS (SELECT FROM {_qualified(role.item_type.table)} v WHERE {tied})"
 
 
 def _travels(role: Role) -> str:
@@ -139,9 +179,9 @@ def _trigger(role: Role, name: str, when: str, table: str, each: str, condition:
     )
 
 
-def _function(role: Role, kind: str, body: str) -> str:
+def _function(role: Role, kind: str, body: str, returned: str = "NULL") -> str:
     settings = "" if _is_settled(role) else f" {_SETTINGS}"
-    text = f"\nBEGIN\n{body}\n  RETURN NULL;\nEND "
+    text = f"\nBEGIN\n{body}\n  RETURN {returned};\nEND "
     return (
         f"CREATE FUNCTION kod.{role.name}_{kind}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER{settings}"
         f" AS {literal(text)}"
@@ -162,6 +202,10 @@ def _log(role: Role, row: str, *, gone: bool) -> str:
     insert = "  INSERT INTO kod.log (type, key, at, gone, local)"
     moment = NOW_MS.replace("*", "OPERATOR(pg_catalog.*)")
     rest = f"{moment}, {str(gone).lower()}, true"
+    if role.behind is not None:
+        statement = f"{insert}\n  VALUES ({role.type_id}, {_own_key(role, row)}, {rest});"
+        without = "DELETE" if row == "NEW" else "INSERT"
+        return f"  IF TG_OP OPERATOR(pg_catalog.<>) '{without}' AND {_in_view(role, row)} THEN\n{statement}\n  END IF;"
     if role.section is None:
         return f"{insert}\n  VALUES ({role.type_id}, {_own_key(role, row)}, {rest});"
     missing = " OR ".join(f"{row}.{quoted(c)} IS NULL" for c in role.columns)
@@ -179,6 +223,8 @@ def _log_table(role: Role) -> str:
     """TRUNCATE: by the name of the table that the statement is about, which may be a partition."""
     if role.section is None:
         key, source, condition = _own_key(role, "t"), "t", ""
+        if role.behind is not None:
+            condition = f" WHERE {_in_view(role, 't')}"
     elif _link_is_key(role):
         key, source = _key_by_link(role, "t"), "t"
         condition = " WHERE " + " AND ".join(f"t.{quoted(c)} IS NOT NULL" for c in role.columns)
@@ -195,6 +241,10 @@ def _log_table(role: Role) -> str:
 
 
 def _own_key(role: Role, row: str) -> str:
+    if role.behind is not None:
+        natives = [column.native for column in key_columns(role.item_type)]
+        sources = [_cast(f"{row}.{quoted(c)}", native) for c, native in zip(role.columns, natives, strict=True)]
+        return key_text(role.item_type.key, sources)
     sources = [f"{row}.{quoted(column.name)}" for column in key_columns(role.item_type)]
     return key_text(role.item_type.key, sources)
 
@@ -235,6 +285,7 @@ def tables_of(structure: Structure) -> list[str]:
     names: dict[str, None] = {}
     for item_type in structure.types.values():
         if item_type.table is not None:
+            names.update(dict.fromkeys(base.table for base in item_type.bases))
             names.update(dict.fromkeys((item_type.table, *(section.table for section in item_type.sections))))
     return list(names)
 

@@ -101,7 +101,7 @@ def _kind(connection: Connection, item_type: ItemType) -> Iterator[Mismatch]:
     row = connection.execute(
         "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)", (quoted_table(item_type.table or ""),)
     ).fetchone()
-    if row and row[0] not in "rp":
+    if row and row[0] not in "rpv":
         yield _note(
             item_type.name,
             None,

@@ -31,6 +31,7 @@ from schemas.network import NodeSettings
 from schemas.stamp import Stamp, digits
 from schemas.structure import Mismatch, Structure
 from schemas.tables import Table
+from serializers import beside
 from serializers.keys import Item
 
 _INSTALL_WAITS = "10s"
@@ -358,7 +359,7 @@ class PostgresqlDatabase:
             written = Written(item, value, existed=there is not None)
             if value is not None or there is not None:
                 transaction.run(*Writer(structure, tables).statements([written]))
-            extra = {n: v for n, v in (value or {}).items() if item_type.is_object and n not in item_type.held_names}
+            extra = beside.without_place(item_type, value or {}) if item_type.table else {}
             if extra:
                 transaction.queue(Statement(_KEEP, (str(ids.id(item.type)), item.key, orjson.dumps(extra).decode())))
 

@@ -16,11 +16,16 @@ from node.databases.postgresql.connecting import Statement, Transaction, literal
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
 from node.databases.postgresql.lexical import value
 from node.databases.postgresql.reflection import quoted, quoted_table
-from node.databases.postgresql.registers import TypeIds
+from node.databases.postgresql.registers import ITEMS, TypeIds
 from schemas.structure import Field, ItemType, Section, Structure
+from serializers import beside
 from serializers.keys import Item, key_value
 
 ITEMS_AT_ONCE = 1000
+
+KEPT = f"""
+SELECT i.n::int, r.kept FROM {ITEMS} i JOIN kod.register r ON r.type = i.type AND r.key = i.key
+WHERE r.kept IS NOT NULL AND r.kept <> '{{}}'"""
 
 
 class Reader:
@@ -43,15 +48,28 @@ class Reader:
         """The items' values, in one round trip; None for what is not there."""
         texts: list[bytes | None] = [None] * len(items)
         groups = self._groups(items)
-        results = transaction.run(*(statement for statement, _ in groups))
-        for (_, places), rows in zip(groups, results, strict=True):
+        sets_kept = {name for name in self._with_kept if not self._types[name].is_object and self._types[name].table}
+        sets = [place for place, item in enumerate(items) if item.type in sets_kept] if sets_kept else []
+        kept = [Statement(KEPT, self._ids.items([items[place] for place in sets]), raw=True)] if sets else []
+        results = transaction.run(*(statement for statement, _ in groups), *kept)
+        for (_, places), rows in zip(groups, results, strict=False):
             for number, text in rows:
                 texts[places[number - 1]] = text
         for place, item in enumerate(items):
             item_type = self._types[item.type]
             if not item_type.is_object and item_type.table is not None:
                 texts[place] = record_set(item_type, item.key, texts[place])
+        for number, text in results[-1] if sets else ():
+            item_type = self._types[items[sets[number - 1]].type]
+            texts[sets[number - 1]] = beside.put_back(item_type, texts[sets[number - 1]] or b"{}", text)
+        if self._with_kept:
+            self._put_rows_back(items, texts)
         return texts
+
+    def _put_rows_back(self, items: Sequence[Item], texts: list[bytes | None]) -> None:
+        for place, (item, text) in enumerate(zip(items, texts, strict=True)):
+            if item.type in self._with_kept and text is not None and beside.bears_rows(text):
+                texts[place] = beside.put_back(self._types[item.type], text)
 
     def _groups(self, items: Sequence[Item]) -> list[tuple[Statement, list[int]]]:
         places: dict[tuple[str, tuple[int, ...]], list[int]] = {}

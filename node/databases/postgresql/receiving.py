@@ -16,7 +16,7 @@ from node.databases.postgresql import parking
 from node.databases.postgresql.connecting import Statement, TakenError, Transaction, UnreadableError
 from node.databases.postgresql.hooked import hook_tables
 from node.databases.postgresql.keys import keys_parameter, typed_keys
-from node.databases.postgresql.reading import Reader, matches, nulls
+from node.databases.postgresql.reading import KEPT, Reader, matches, nulls
 from node.databases.postgresql.references import RESUME, SILENCE, References
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import ITEMS, NOW_MS, TypeIds, touching
@@ -24,8 +24,9 @@ from node.databases.postgresql.sequences import Sequences
 from node.databases.postgresql.writing import Writer, Written
 from schemas.errors import DanglingError, MessageError
 from schemas.stamp import Stamp
-from schemas.structure import ItemType, Structure
+from schemas.structure import Base, ItemType, Structure
 from schemas.tables import Table
+from serializers import beside
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -225,6 +226,8 @@ class PostgresqlReceivingView:
         referred = frozenset(beside)
         for (name, pattern), its in sorted(groups.items(), key=lambda group: (self._types[group[0][0]].rank, group[0])):
             item_type = self._types[name]
+            for base in item_type.bases:
+                yield [], Statement(_lock_base(item_type, base), (keys_parameter(item_type, [i.key for i in its]),))
             yield its, Statement(_lock_rows(item_type, pattern), (keys_parameter(item_type, [i.key for i in its]),))
             own = [item.key for item in its if item not in referred]
             for number in range(len(item_type.sections) if own else 0):
@@ -237,7 +240,8 @@ class PostgresqlReceivingView:
         if not accepted:
             return
         written = [Written(one.item, one.value, one.existed) for one in accepted if one.write]
-        rows = [self._register_row(one) for one in accepted]
+        old = self._kept_before([one.item for one in accepted if one.item.type in self._with_kept])
+        rows = [self._register_row(one, old) for one in accepted]
         accept = Statement(_ACCEPT, (orjson.dumps(rows).decode(), self._sender, str(self._forward).lower()))
         if limited := [one.item for one in accepted if one.item.type in self._limited]:
             self._transaction.queue(Statement(_NOT_PENDING, (*self._ids.items(limited), self._sender)))
@@ -282,7 +286,7 @@ class PostgresqlReceivingView:
                 f"{item.type}: an item that is to be deleted is still referred to, by rows that would go with it"
             )
 
-    def _register_row(self, one: Accepted) -> dict[str, Any]:
+    def _register_row(self, one: Accepted, old: Mapping[Item, Mapping[str, Any]]) -> dict[str, Any]:
         return {
             "t": self._ids.id(one.item.type),
             "k": one.item.key,
@@ -290,24 +294,29 @@ class PostgresqlReceivingView:
             "o": one.version.origin,
             "e": one.seen or None,
             "g": one.value is None and self._types[one.item.type].is_object,
-            "p": self._kept(one),
+            "p": self._kept(one, old.get(one.item, {})),
             "n": one.item not in self._registered,
         }
 
-    def _kept(self, one: Accepted) -> str | None:
-        """What of a value has no place in the tables here, as JSON text."""
+    def _kept_before(self, items: Sequence[Item]) -> dict[Item, Mapping[str, Any]]:
+        items = [item for item in items if self._types[item.type].table is not None]
+        if not items:
+            return {}
+        rows = self._transaction.rows(Statement(KEPT, self._ids.items(items)))
+        return {items[n - 1]: orjson.loads(text) for n, text in rows}
+
+    def _kept(self, one: Accepted, old: Mapping[str, Any]) -> str | None:
+        """What of a value has no place in the tables here, as JSON text; None leaves what is kept already."""
         item_type = self._types[one.item.type]
         if one.value is None:
             return None
         if item_type.table is None:
             return orjson.dumps(one.value).decode()
-        if not item_type.is_object:
-            return None
-        without = one.value.keys() - item_type.held_names
-        if not without:
+        kept = beside.kept(item_type, one.value, old if one.existed else {})
+        if kept == old:
             return None
         self._with_kept.add(item_type.name)
-        return orjson.dumps({name: value for name, value in one.value.items() if name in without}).decode()
+        return orjson.dumps(kept).decode()
 
     def keep(self, kept: Sequence[Kept]) -> None:
         rows = [{"t": self._ids.id(one.item.type), "k": one.item.key, "e": one.seen or None} for one in kept]
@@ -384,16 +393,26 @@ class PostgresqlReceivingView:
             self._transaction.queue(touching(self._structure, self._ids, items))
 
 
+def _lock_base(item_type: ItemType, base: Base) -> str:
+    """Locks the rows of a table behind a view: the view itself may be one whose rows cannot be locked."""
+    same = " AND ".join(f"t.{quoted(column)} = k.k{position}" for position, column in enumerate(base.columns))
+    return (
+        f"SELECT FROM {typed_keys(item_type, '$1')} k CROSS JOIN LATERAL"
+        f" (SELECT FROM {quoted_table(base.table)} t WHERE {same} FOR UPDATE) t"
+    )
+
+
 def _lock_rows(item_type: ItemType, pattern: tuple[int, ...]) -> str:
     """Locks root rows or records, in the order of the keys. Where an object has sections, so that rows cannot be added
     to them either (their foreign key takes a key-share lock); else rows that refer to it need not wait."""
     assert item_type.table is not None
     strength = "UPDATE" if item_type.sections else "NO KEY UPDATE"
     limit = " LIMIT 1" if item_type.is_object else ""
+    lock = "" if item_type.view else f" FOR {strength}"
     return (
         f"SELECT k.n::int FROM {typed_keys(item_type, '$1')} k CROSS JOIN LATERAL"
         f" (SELECT FROM {quoted_table(item_type.table)} t WHERE {matches(item_type, 't', 'k', pattern)}{limit}"
-        f" FOR {strength}) t"
+        f"{lock}) t"
     )
 
 

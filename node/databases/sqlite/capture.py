@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 
 from node.databases.sqlite import rights
 from node.databases.sqlite.lexical import Form, any_of, key_array_sql, quoted
-from node.databases.sqlite.reflection import UniqueIndex, folded, unique_indexes
-from schemas.structure import Field, ItemType, Section, Structure
+from node.databases.sqlite.reflection import UniqueIndex, folded, reflect, unique_indexes
+from schemas.structure import Base, Field, ItemType, Section, Structure
 
 NOW_SQL = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)"
 """Milliseconds since 1970 by the clock of the machine on which the application writes."""
@@ -43,6 +43,8 @@ class _Captured:
     """A row with NULL there belongs to no item (a section's link)."""
     ordered_by_rowid: bool = False
     """Nothing else says in which order its rows travel."""
+    view: str = ""
+    """The table is behind this view: its rows are items only where they are in the view. `root_key` is the view's."""
     root: str = ""
     """Set where the link is not by the object's key: the key is then looked up in this table, by `columns`."""
     root_columns: tuple[str, ...] = ()
@@ -83,6 +85,7 @@ def installed(connection: sqlite3.Connection) -> dict[str, str]:
 def _captured(item_type: ItemType, type_id: int) -> list[_Captured]:
     if item_type.table is None:
         return []
+    bases = [_captured_base(item_type, type_id, base) for base in item_type.bases]
     root = _Captured(
         type_id=type_id,
         table=item_type.table,
@@ -93,7 +96,22 @@ def _captured(item_type: ItemType, type_id: int) -> list[_Captured]:
         nullable=False,
         ordered_by_rowid=not item_type.is_object and not item_type.record_key,
     )
-    return [root, *(_captured_section(root, section) for section in (*item_type.sections, *item_type.sources))]
+    return [*bases, root, *(_captured_section(root, section) for section in (*item_type.sections, *item_type.sources))]
+
+
+def _captured_base(item_type: ItemType, type_id: int, base: Base) -> _Captured:
+    """A table behind a view: each of its columns may be one of the view's, or decide whether a row is in it."""
+    return _Captured(
+        type_id=type_id,
+        table=base.table,
+        columns=base.columns,
+        forms=tuple(Form.of(f) for f in item_type.key),
+        travelling=(),
+        vanishes=True,
+        nullable=True,
+        view=item_type.table or "",
+        root_key=_columns(item_type.key),
+    )
 
 
 def _captured_section(root: _Captured, section: Section) -> _Captured:
@@ -123,7 +141,12 @@ def _columns(fields: Sequence[Field]) -> tuple[str, ...]:
 
 
 def _triggers_of(connection: sqlite3.Connection, captured: _Captured, now_sql: str) -> dict[str, str]:
-    new, old = _logged(captured, "NEW", now_sql, gone=False), _logged(captured, "OLD", now_sql, gone=captured.vanishes)
+    if captured.view:
+        return _triggers_behind_view(connection, captured, now_sql)
+    new, old = (
+        _logged(captured, "NEW", now_sql, gone=False),
+        _logged(captured, "OLD", now_sql, gone=captured.vanishes),
+    )
     moved = any_of([_differs(column) for column in captured.columns])
     found = {
         "insert": ("AFTER INSERT", "", [new]),
@@ -142,6 +165,26 @@ def _triggers_of(connection: sqlite3.Connection, captured: _Captured, now_sql: s
     return dict(_trigger(captured, name, *parts) for name, parts in found.items())
 
 
+def _triggers_behind_view(connection: sqlite3.Connection, captured: _Captured, now_sql: str) -> dict[str, str]:
+    """An item is concerned where it is in the view before the write, or after it. What is not there again after it
+    may be gone: the fold looks."""
+    was_new, was_old = (_logged(captured, row, now_sql, gone=True) for row in ("NEW", "OLD"))
+    new, old = (_logged(captured, row, now_sql, gone=False) for row in ("NEW", "OLD"))
+    (table,) = reflect(connection, [captured.table]).values()
+    changed = any_of([_differs(column.name) for column in table.columns])
+    evicting = [i for i in unique_indexes(connection, captured.table) if _evicts_others(i, captured)]
+    evicted = [_evicted(captured, index, now_sql) for index in evicting]
+    parts = {
+        "was_insert": ("BEFORE INSERT", "", [was_new, *evicted]),
+        "was_update": ("BEFORE UPDATE", changed, [was_old, was_new, *evicted]),
+        "was_delete": ("BEFORE DELETE", "", [was_old]),
+        "insert": ("AFTER INSERT", "", [new]),
+        "update": ("AFTER UPDATE", changed, [new, old]),
+        "delete": ("AFTER DELETE", "", [old]),
+    }
+    return dict(_trigger(captured, name, *of) for name, of in parts.items())
+
+
 def _trigger(captured: _Captured, act: str, event: str, condition: str, body: Sequence[str]) -> tuple[str, str]:
     name = f"{PREFIX}{captured.type_id}_{captured.table}_{act}"
     when = "NOT EXISTS (SELECT 1 FROM kod_applying)" + (f" AND ({condition})" if condition else "")
@@ -153,12 +196,22 @@ def _trigger(captured: _Captured, act: str, event: str, condition: str, body: Se
 
 def _logged(captured: _Captured, row: str, now_sql: str, *, gone: bool) -> str:
     there = " AND ".join(f"{row}.{quoted(c)} IS NOT NULL" for c in captured.columns) if captured.nullable else "1"
+    if captured.view:
+        there += f" AND {_in_view(captured, row)}"
     if captured.root:  # the object may be gone already: then its own trigger has noted it
         there += f" AND {captured.key(row)} IS NOT NULL"
     return (
         f"INSERT INTO kod_log (type, key, at, gone, local) "
         f"SELECT {captured.type_id}, {captured.key(row)}, {now_sql}, {int(gone)}, 1 WHERE {there}"
     )
+
+
+def _in_view(captured: _Captured, row: str) -> str:
+    tied = " AND ".join(
+        f"v.{quoted(theirs)} = {row}.{quoted(ours)}"
+        for ours, theirs in zip(captured.columns, captured.root_key, strict=True)
+    )
+    return f"EXISTS (SELECT 1 FROM {quoted(captured.view)} v WHERE {tied})"
 
 
 def _differs(column: str) -> str:
@@ -182,6 +235,7 @@ def _evicted(captured: _Captured, index: UniqueIndex, now_sql: str) -> str:
         f"e.{quoted(column)} = NEW.{quoted(column)} COLLATE {quoted(collation)}" for column, collation in index.columns
     )
     there = "".join(f" AND e.{quoted(c)} IS NOT NULL" for c in captured.columns) if captured.nullable else ""
+    there += f" AND {_in_view(captured, 'e')}" if captured.view else ""
     return (
         f"INSERT INTO kod_log (type, key, at, gone, local) "
         f"SELECT {captured.type_id}, {captured.key('e')}, {now_sql}, {int(captured.vanishes)}, 1 "

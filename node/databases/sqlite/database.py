@@ -28,6 +28,7 @@ from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits
 from schemas.structure import ItemType, Mismatch, Structure
 from schemas.tables import Table
+from serializers import beside
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -430,7 +431,7 @@ class SqliteDatabase:
                     existed = item in reading.existing([item])
                     if value is not None or existed:
                         writing.write([Accepted(item, Version(EARLIEST, ""), {}, value, existed)])
-                    extra = writing.types[item.type].without_column(value or {})
+                    extra = beside.without_place(structure[item.type], value or {})
                     if extra:
                         _keep_beside(connection, (type_ids[item.type], item.key), extra)
             except sqlite3.IntegrityError as error:
@@ -530,9 +531,6 @@ def _check_type(connection: sqlite3.Connection, item_type: ItemType) -> list[Mis
     def note(prop: str | None, effect: str, text: str, hint: str = "") -> None:
         found.append(Mismatch(item_type.name, prop, effect, text, hint))
 
-    kind = connection.execute("SELECT type FROM sqlite_master WHERE name = ? COLLATE NOCASE", (item_type.table,))
-    if (kind.fetchone() or ("table",))[0] == "view":
-        note(None, "cannot be read", f"{item_type.table} is a view: changes in it cannot be captured", "name its table")
     for field in item_type.key:
         form = Form.of(field)
         if form.xml == "decimal" and affinity_of(field.column.native if field.column else "") in ("TEXT", "BLOB"):

@@ -28,6 +28,7 @@ from node.databases.sqlite.lexical import (
 )
 from schemas.errors import MessageError
 from schemas.structure import Field, ItemType, Reference, Section, Structure
+from serializers import beside
 from serializers.keys import Item
 
 CHUNK = 1_000
@@ -84,7 +85,9 @@ class TypeReading:
             return f"SELECT k.n, CAST({text} AS BLOB) FROM {rows}"
         names = self.item_type.key_names
         record = object_sql((f.name, self._value(f, "r")) for f in self.item_type.held if f.name not in names)
-        order = _order(self.item_type.record_key, "r")
+        # a view's rows have no rowid: there all columns tell them apart
+        own = () if not self.item_type.view else [f.column.name for f in self.item_type.held if f.column]
+        order = _order(self.item_type.record_key or own, "r")
         rows = f"SELECT {record} AS j FROM {self.table} r WHERE {self.joined('r')}{order}"
         return f"SELECT k.n, (SELECT CAST(group_concat(j, ',') AS BLOB) FROM ({rows})) FROM temp.kod_asked k"
 
@@ -203,7 +206,8 @@ class Reading:
         for n, text in self._connection.execute(reading.contents):
             if text is not None:
                 records[items[n]].append(_utf8(text))
-        return {item: _record_set(reading.item_type, item.key, texts) for item, texts in records.items()}
+        sets = {item: _record_set(reading.item_type, item.key, texts) for item, texts in records.items()}
+        return self._with_kept(type_name, items, sets)
 
     def _with_kept(self, type_name: str, items: Sequence[Item], found: dict[Item, bytes]) -> dict[Item, bytes | None]:
         """Adds what arrived and has no column here, so that nothing is cut on its way through this node."""
@@ -218,7 +222,9 @@ class Reading:
             ).fetchall()
             for n, kept in rows:
                 text = found.get(items[n])
-                if text is not None:
+                if text is not None and beside.bears_rows(kept):
+                    found[items[n]] = beside.put_back(self.types[type_name].item_type, text, kept)
+                elif text is not None:
                     found[items[n]] = text[:-1] + b"," + kept[1:]
         return dict(found)
 

@@ -18,6 +18,7 @@ from node.databases.type_names import TypeNames
 from schemas.errors import MessageError
 from schemas.stamp import Stamp
 from schemas.structure import Structure
+from serializers import beside
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -152,10 +153,10 @@ class SqliteReceivingView:
             if writing is None:
                 found[one.item] = orjson.dumps(one.value).decode()
                 continue
-            extra = writing.without_column(one.value)
             old = self._kept_before(one.item) if one.existed else {}
-            if extra or old:
-                found[one.item] = orjson.dumps({**old, **extra}).decode()
+            kept = beside.kept(writing.item_type, one.value, old)
+            if kept:
+                found[one.item] = orjson.dumps(kept).decode()
         return found
 
     def _kept_before(self, item: Item) -> dict[str, Any]:

@@ -199,9 +199,6 @@ class TypeWriting:
         self.table = item_type.table
         self.own = tuple(f for f in item_type.held if f not in item_type.key)
         """Fields with a column, without the key's."""
-        self.known_names = frozenset(f.name for f in item_type.held) | {s.name for s in item_type.sections}
-        if not item_type.is_object:
-            self.known_names |= {"Filter", "Records"}
         self.sections = {s.name: (s, _merging(s)) for s in item_type.sections}
         self.records = _Merging(self.table, self.own, reading.key_columns, primary_key, nulls=True)
         self.deleting = _Rows(self.table, _Columns(()), reading.key_columns, nulls=False)
@@ -225,10 +222,6 @@ class TypeWriting:
             columns = _Columns(f for f in self.own if f.name in present)
             found = self._rows[present] = _Rows(self.table, columns, self.reading.key_columns, nulls=False)
         return found
-
-    def without_column(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a value has no place in the tables here."""
-        return {name: v for name, v in value.items() if name not in self.known_names}
 
     def taken(self, connection: sqlite3.Connection, item: Item, value: Mapping[str, Any]) -> list[Taken]:
         """Which of the item's unique values other items have."""
