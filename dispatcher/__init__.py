@@ -9,6 +9,7 @@ closure       what references draw in with it                                  (
 grouping      what must be one message, and what must come after what          (pure)
 streams       sharing groups out among parallel streams, packing messages      (pure)
 turning       items between the node's own form and the wire's, where SQL cannot do it
+kinds           its steps for composites, enumerations and predefined items
 letters       messages as the bus takes them, made when it asks for them       (pure)
 history       what a neighbour lacks of what was there already: when, and how far       (pure)
   manifest      which item went in which message, small enough to be kept     (pure)

@@ -43,9 +43,9 @@ from dispatcher.settling import (
 )
 from schemas.errors import InvariantError, MessageError
 from schemas.stamp import Stamp, digits
-from schemas.structure import Structure
+from schemas.structure import ItemType, Structure
 from serializers.digest import same
-from serializers.keys import Item, key_of
+from serializers.keys import PREDEFINED, Item, key_of
 from serializers.message import Incoming, Message, Seen, Version
 
 ENDLESS = Stamp(2**62)
@@ -411,9 +411,17 @@ def _duplicate(item: Item, clashes: Sequence[Taken]) -> Reason:
 def _apart(item: Item, new: Incoming, here: Local, judge: Judge) -> bool:
     item_type = judge.structure[item.type]
     version = local_version(here, judge.origin)
-    if version is None or not (item_type.is_object and item_type.invented_key):
+    if version is None or not (item_type.is_object and item_type.invented_key) or _is_predefined(item, new, item_type):
         return False
     return born_apart(version, here.seen, new.version, new.seen)
+
+
+def _is_predefined(item: Item, new: Incoming, item_type: ItemType) -> bool:
+    """It was there at every node before: under one name it is the same, whatever its key."""
+    names = item_type.predefined
+    if names is None or new.value is None:
+        return PREDEFINED in item.key
+    return bool(new.value.get(names.prop))
 
 
 def _hold_dependents(

@@ -160,7 +160,7 @@ class Parking:
             item_type = self._structure.named(new.type)
             if item_type is not None:
                 try:
-                    key = key_of(item_type, (new.deleted if new.value is None else new.value) or {})
+                    key = key_of(item_type, (new.deleted if new.value is None else new.value) or {}, on_wire=True)
                     found[Item(item_type.name, key)] = new
                 except MessageError:
                     continue
@@ -320,7 +320,7 @@ class Parking:
         item_type = self._structure.named(new.type)
         try:
             if item_type is not None:
-                key_of(item_type, (new.deleted if new.value is None else new.value) or {})
+                key_of(item_type, (new.deleted if new.value is None else new.value) or {}, on_wire=True)
         except FilterError:
             return True
         except MessageError:

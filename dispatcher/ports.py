@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from dispatcher.manifest import Manifest
 from schemas.stamp import Stamp
+from schemas.structure import Names
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -442,6 +443,11 @@ class SendingView(Protocol):
         """The items' values from this snapshot, in the order asked for."""
         ...
 
+    def names(self, names: Names) -> Mapping[Any, str]:
+        """The names of a table's rows by their keys, in the keys' lexical form; of predefined items also of those that
+        are gone, as far as they were known by then."""
+        ...
+
     def open_session(self, now: Stamp, sessions: int = 1) -> Stamp:
         """The stamp of the first of `sessions` new ones (the others follow by a millisecond each): larger than every
         earlier one, and never used again, also not after a crash. The last thing that is asked of the view: the
@@ -602,6 +608,10 @@ class ReceivingView(Protocol):
     def doubt(self, items: Sequence[Item]) -> None:
         """The sender is not known to have these, although they came from it: it may have lost them since. They are
         offered to it."""
+        ...
+
+    def names(self, names: Names) -> Mapping[Any, str]:
+        """As `SendingView.names`."""
         ...
 
     def journal(self, collisions: Sequence[Collision]) -> None: ...

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from schemas.structure import Field, ItemType, Reference, Structure
+from schemas.structure import Field, ItemType, Reference, Structure, Within
+from serializers.composites import in_form, read_composite
 from serializers.keys import Item, key_text
 
 
@@ -53,10 +54,33 @@ def _targets(
     key = [by_target.get(f.column.name) for f in target.key if f.column is not None]
     if None in key or len(key) != len(by_target):
         return
+    if reference.within is not None:
+        yield from _within(item_type, reference, reference.within, str(key[0]), target, value)
+        return
     for row in _rows(item_type, reference, value):
         values = [row.get(str(name)) for name in key]
         if all(v is not None and not isinstance(v, dict | list) for v in values):
             yield Item(reference.target, key_text(values))
+
+
+def _within(
+    item_type: ItemType,
+    reference: Reference,
+    within: Within,
+    name: str,
+    target: ItemType,
+    value: Mapping[str, Any],
+) -> Iterator[Item]:
+    """References in a composite's column that may hold others as well."""
+    for row in _rows(item_type, reference, value):
+        key = row.get(name)
+        if within.json:
+            held = read_composite(key)
+            key = held.get("#value") if held.get("#type") == within.says else None
+        elif row.get(within.own) != within.says:
+            key = None
+        if key is not None and not isinstance(key, dict | list):
+            yield Item(reference.target, key_text([in_form(key, target.key[0].prop.xml)]))
 
 
 def _names(item_type: ItemType, reference: Reference) -> dict[str, str]:

@@ -7,14 +7,17 @@ Everything else that differs is a difference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from dispatcher import kinds
+from dispatcher.ports import Content
 from dispatcher.review import everywhere
+from dispatcher.turning import ITEMS_AT_ONCE, Turning
 from node.databases import Database, Story
 from node.opened import open_node
 from node.status import backlogs
@@ -24,7 +27,7 @@ from schemas.network import Network
 from schemas.structure import ItemType, Structure
 from schemas.topology import Topology
 from serializers.digest import digest
-from serializers.keys import Item, written
+from serializers.keys import Item, key_of, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Difference:
     """An item that the two nodes have differently. `only_at` names the node that alone has it."""
 
     item: Item
+    own: tuple[Item, ...]
+    """As each of the two knows it: predefined items have keys of the node's own."""
     written_key: str
     only_at: str | None
     on_its_way: bool
@@ -113,25 +118,29 @@ def _compare_type(comparison: Comparison, name: str, sides: list[_Side], moving:
     first, second = types
     assert first is not None
     assert second is not None
-    common = _common(first, second)
-    digests = [
-        {
-            content.item.key: found
-            for content in side.database.contents(side.structure, name)
-            if (found := _digest(t, content.text, common)) is not None
-        }
-        for side, t in zip(sides, (first, second), strict=True)
-    ]
+    on_wire = first.on_wire is not None or second.on_wire is not None
+    shown = [t.on_wire or t if on_wire else t for t in (first, second)]
+    common = _common(*shown)
+    own_keys: list[dict[str, str]] = [{}, {}]
+    digests: list[dict[str, str]] = [{}, {}]
+    for number, (side, t) in enumerate(zip(sides, shown, strict=True)):
+        for content, own_key in _contents(side, name, t):
+            found = _digest(t, content.text, common)
+            if found is not None:
+                digests[number][content.item.key] = found
+                own_keys[number][content.item.key] = own_key
     keys = digests[0].keys() | digests[1].keys()
     if name not in everywhere(sides[0].structure):
-        keys = {key for key in keys if _meant_for_both(Item(name, key), digests, sides, moving.network.topology)}
+        topology = moving.network.topology
+        keys = {key for key in keys if _meant_for_both(Item(name, key), digests, sides, topology)}
     different = [key for key in keys if digests[0].get(key) != digests[1].get(key)]
     comparison.items += len(keys)
     comparison.per_type[name] = len(keys)
     for key in different:
         present = [key in of_side for of_side in digests]
         only_at = None if all(present) else sides[present.index(True)].code
-        comparison.differences.append(_difference(Item(name, key), first, only_at, sides, moving))
+        own = [Item(name, its.get(key, key)) for its in own_keys]
+        comparison.differences.append(_difference(Item(name, key), own, shown[0], only_at, sides, moving))
 
 
 def _common(one: ItemType, other: ItemType) -> frozenset[str]:
@@ -192,18 +201,47 @@ def _known(story: Story) -> bool:
     return story.exists or story.stamp is not None
 
 
+def _contents(side: _Side, name: str, shown: ItemType) -> Iterable[tuple[Content, str]]:
+    """The items of a type as both can be compared, each with its key at this node: in the wire's form, where that is
+    another one."""
+    turning = Turning(side.structure, kinds.steps(side.structure))
+    if name not in turning.types:
+        yield from ((content, content.item.key) for content in side.database.contents(side.structure, name))
+        return
+    with side.database.looking(side.structure) as view:
+        for some in batched(side.database.contents(side.structure, name), ITEMS_AT_ONCE):
+            for content, turned in zip(some, turning.outgoing(view, some), strict=True):
+                if turned.fault is None:  # what cannot be sent from here the other one cannot have
+                    item = Item(name, key_of(shown, orjson.loads(turned.text), on_wire=True))
+                    yield Content(item, turned.text), content.item.key
+                else:
+                    yield content, content.item.key
+
+
+def batched(contents: Iterable[Content], size: int) -> Iterator[list[Content]]:
+    some: list[Content] = []
+    for content in contents:
+        some.append(content)
+        if len(some) == size:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
 def _difference(
-    item: Item, item_type: ItemType, only_at: str | None, sides: list[_Side], moving: _Moving
+    item: Item, own: Sequence[Item], item_type: ItemType, only_at: str | None, sides: list[_Side], moving: _Moving
 ) -> Difference:
-    stories = [side.database.story(item) for side in sides]
+    stories = [side.database.story(one) for side, one in zip(sides, own, strict=True)]
     parked = tuple(
         waiting
-        for waits, story in zip(moving.parked, stories, strict=True)
-        for waiting in waits.get(item, ())
+        for waits, story, one in zip(moving.parked, stories, own, strict=True)
+        for waiting in waits.get(one, ())
         if waiting.is_new_to(story)
     )
     return Difference(
         item=item,
+        own=tuple(own),
         written_key=written([f.prop for f in item_type.key], item.key),
         only_at=only_at,
         on_its_way=not parked and moving.on_its_way(stories),
@@ -274,7 +312,9 @@ def _repair(differences: list[Difference], sides: list[_Side], network: Network)
     equal ones), and so goes out again."""
     lists: dict[str, list[Item]] = {side.code: [] for side in sides}
     for difference in differences:
-        lists[_better(difference, sides, network)].append(difference.item)
+        better = _better(difference, sides, network)
+        place = [side.code for side in sides].index(better)
+        lists[better].append(difference.own[place])
     for side in sides:
         if lists[side.code]:
             side.database.stamp_again(lists[side.code])

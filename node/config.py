@@ -21,7 +21,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from node.marked import Entry, Marked, nearest
 from schemas.errors import ConfigError
-from schemas.network import Network, NodeSettings, TypeSettings
+from schemas.network import CompositeSettings, LookupSettings, Network, NodeSettings, TypeSettings
 from schemas.package import XML_TYPES
 
 _CODE = re.compile(r"[0-9A-Z]{2,8}", re.ASCII)
@@ -75,7 +75,7 @@ _TYPE_KEYS = (
     "exceptions",
     "formerly",
 )
-_SAME_EVERYWHERE = ("reference_data", "owner", "filter", "collision", "formerly")
+_SAME_EVERYWHERE = ("reference_data", "owner", "filter", "collision", "formerly", "predefined")
 
 
 def read_network(path: str | Path, *, started: str | None = None, package_needed: bool = True) -> Network:
@@ -547,17 +547,15 @@ class _Reading:
         found: dict[str, Any] = {}
         for key, (_, value) in entries.items():
             where = f"{what}: {key}"
-            if key in ("table", "access", "date"):
+            if key in ("table", "access", "date", "predefined"):
                 found[key] = marked.text(value, where)
             elif key == "reference_data":
                 found[key] = marked.boolean(value, where)
             elif key in (
                 "access_from",
                 "owner",
-                "filter",
                 "optional",
                 "exclude",
-                "predefined",
                 "formerly",
             ):
                 found[key] = marked.texts(value, where)
@@ -565,10 +563,14 @@ class _Reading:
                 found[key] = {**base.exceptions, **self._exceptions(value, where)}
             elif key in ("columns", "references"):
                 found[key] = {**getattr(base, key), **marked.text_map(value, where)}
+            elif key == "filter":
+                found[key] = marked.texts(value, where, may_be_empty=True)
             elif key == "view_of":
                 found[key] = marked.texts_map(value, where)
-            elif key in ("composite", "enums"):
-                found[key] = {**getattr(base, key), **marked.texts_map(value, where)}
+            elif key == "composite":
+                found[key] = {**base.composite, **self._composites(value, where)}
+            elif key == "enums":
+                found[key] = {**base.enums, **self._enums(value, where)}
             elif key == "sections":
                 tables, orders = self._sections(value, where)
                 found[key] = {**base.sections, **tables}
@@ -583,6 +585,61 @@ class _Reading:
         if isinstance(node, MappingNode):
             return self.marked.text_map(node, what)
         return dict.fromkeys(self.marked.texts(node, what) or (), "")
+
+    def _composites(self, node: Node, what: str) -> dict[str, CompositeSettings]:
+        """`{type: column, values: {Type: column}, says: {Type: text}}`, or `{json: column, types: [Type, …]}`."""
+        marked = self.marked
+        found = {}
+        for name, (key, value) in marked.mapping(node, what).items():
+            where = f"{what}.{name}"
+            entries = marked.mapping(value, where)
+            marked.known(entries, ("type", "values", "says", "json", "types"), where)
+            by_json, by_type = {"json", "types"}, {"type", "values"}
+            wanted = by_json if "json" in entries else by_type
+            if isinstance(value, MappingNode) and (
+                not wanted <= entries.keys() or entries.keys() - wanted - ({"says"} if wanted is by_type else set())
+            ):
+                marked.fault(
+                    key,
+                    f"{where} is neither a type column with value columns nor one column of JSON",
+                    "{type: column, values: {Catalog.Product: column, string: column}}, or"
+                    " {json: column, types: [Catalog.Product, string]}",
+                )
+                continue
+            one = CompositeSettings(
+                type_column=self._optional(entries, "type", lambda n, w=where: marked.text(n, f"{w}.type")) or "",  # type: ignore[misc]
+                values=marked.text_map(entries["values"].value, f"{where}.values") if "values" in entries else {},
+                says=marked.text_map(entries["says"].value, f"{where}.says") if "says" in entries else {},
+                json=self._optional(entries, "json", lambda n, w=where: marked.text(n, f"{w}.json")) or "",  # type: ignore[misc]
+                types=marked.texts(entries["types"].value, f"{where}.types") if "types" in entries else (),
+            )
+            for strange in one.says.keys() - one.values.keys():
+                marked.fault(key, f"{where}.says names {strange!r}, which has no column in `values`", "name its column")
+            said = [one.says.get(name, name) for name in one.values]
+            if len(set(said)) < len(said):
+                marked.fault(key, f"{where}.says: two types are said by the same text", "a text of its own for each")
+            if one.type_column and one.type_column in one.values.values():
+                marked.fault(key, f"{where}: the type and a value are in one column", "columns of their own")
+            found[name] = one
+        return found
+
+    def _enums(self, node: Node, what: str) -> dict[str, tuple[str, ...] | LookupSettings]:
+        """The only values, or the table that has them: `{table: statuses, name: code, key: id}`."""
+        marked = self.marked
+        found: dict[str, tuple[str, ...] | LookupSettings] = {}
+        for name, (key, value) in marked.mapping(node, what).items():
+            where = f"{what}.{name}"
+            if not isinstance(value, MappingNode):
+                found[name] = marked.texts(value, where)
+                continue
+            entries = marked.mapping(value, where)
+            marked.known(entries, ("table", "name", "key"), where)
+            texts = {n: marked.text(e.value, f"{where}.{n}") for n, e in entries.items()}
+            if not texts.get("table") or not texts.get("name"):
+                marked.fault(key, f"{where} needs a table and the column of its names", "{table: statuses, name: code}")
+                continue
+            found[name] = LookupSettings(str(texts["table"]), str(texts["name"]), texts.get("key"))
+        return found
 
     def _collision(self, node: Node, what: str) -> str | None:
         policy = self.marked.text(node, what)
@@ -623,10 +680,10 @@ class _Reading:
             fault("access", f"{what} has an owner and access", "it goes where its owner goes: drop one")
         if settings.access_from and not settings.access:
             fault("access_from", f"{what} has access_from and no access", "it names the tables that access is made of")
-        if settings.filter and settings.sections:
+        if settings.filter is not None and settings.sections:
             fault("sections", f"{what} is a record set (filter) and has sections", "only objects have sections")
         for key in ("filter", "owner"):
-            for name in set(getattr(settings, key)) & set(settings.exclude):
+            for name in set(getattr(settings, key) or ()) & set(settings.exclude):
                 fault("exclude", f"{what}: {name!r} is in {key} and excluded", "it has to travel")
         for name in set(settings.sections) & set(settings.columns):
             fault("sections", f"{what}: {name!r} is a section and a column", "give one of them another name")
@@ -639,7 +696,7 @@ class _Reading:
         """Types that references and composites name, and sections that are named by `section.column`."""
         for key, found in (
             ("references", [(name, target) for name, target in settings.references.items()]),
-            ("composite", [(name, t) for name, targets in settings.composite.items() for t in targets]),
+            ("composite", [(name, t) for name, one in settings.composite.items() for t in one.all_types]),
         ):
             for name, target in found:
                 if (
@@ -649,7 +706,7 @@ class _Reading:
                 ):
                     text = f"{what}: {key}.{name} names {target!r}, which is no type of the exchange"
                     self.marked.fault(entries[key].value, text, nearest(target, self.type_names))
-        for key in ("references", "optional", "exclude", "columns"):
+        for key in ("references", "optional", "exclude", "columns", "composite", "enums"):
             for name in getattr(settings, key) if key in entries else ():
                 section, dot, _ = name.rpartition(".")
                 if dot and section not in settings.sections:

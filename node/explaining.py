@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import orjson
+
 from dispatcher.manifest import Went
 from dispatcher.ports import Change, Figures, NodeView
 from dispatcher.review import Facts, facts_of, fault_of, limited_types
@@ -49,6 +51,7 @@ def explain(network: Network, code: str, database: Database, structure: Structur
         "node": code,
         "type": item.type,
         "key": written([f.prop for f in item_type.key], item.key),
+        **_predefined(database, structure, item),
         "exists": story.exists,
         "deleted": story.gone,
         "stamp": digits(story.stamp) if story.stamp is not None else None,
@@ -71,6 +74,15 @@ def explain(network: Network, code: str, database: Database, structure: Structur
             for neighbour in node.neighbours
         ],
     }
+
+
+def _predefined(database: Database, structure: Structure, item: Item) -> dict[str, Any]:
+    """The name by which the other nodes know an item that has a key of its own at each."""
+    names = structure[item.type].predefined
+    if names is None:
+        return {}
+    with database.looking(structure) as view:
+        return {"predefined": view.names(names).get(orjson.loads(item.key)[0])}
 
 
 def _facts(

@@ -117,10 +117,10 @@ class Marked:
             return None
         return str(node.value)
 
-    def texts(self, node: Node, what: str) -> tuple[str, ...]:
+    def texts(self, node: Node, what: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
         """A text or a list of texts; each only once."""
         nodes = node.value if isinstance(node, SequenceNode) else [node]
-        if not nodes:
+        if not nodes and not may_be_empty:
             self.fault(node, f"{what} names nothing", "name it, or leave the key out")
         found = [text for n in nodes if (text := self.text(n, what)) is not None]
         for position, text in enumerate(found):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from node.hooks.structure import Wrong, bind, source_tables, with_exceptions
 from node.packages import package_of
 from schemas.compilation import compile_structure, generate_package, tables_needed
 from schemas.errors import ConfigError, UnavailableError
+from schemas.kinds import named_columns
 from schemas.network import Network, TypeSettings
 from schemas.structure import Structure
 from schemas.tables import Table
@@ -38,7 +39,7 @@ def structure_of(database: Database, network: Network, code: str, wrong: list[Wr
     exchange = node_settings(network, code).exchange
     loaded = load(network.hooks, exchange) if wrong is None else examine(network.hooks, exchange)[0]
     exchange, found = with_exceptions(exchange, loaded)
-    tables = database.reflect((*tables_needed(exchange.values()), *source_tables(loaded)))
+    tables = tables_of(database, exchange, source_tables(loaded))
     structure, more = bind(_structure(network, exchange, tables), loaded, tables)
     found += more
     if wrong is not None:
@@ -61,6 +62,18 @@ def _structure(network: Network, exchange: Mapping[str, TypeSettings], tables: M
     # the package is these tables: they hold whatever it describes
     fitting = tuple(m for m in structure.mismatches if m.effect != "will be cut")
     return replace(structure, mismatches=fitting)
+
+
+def tables_of(database: Database, exchange: Mapping[str, TypeSettings], others: Sequence[str] = ()) -> dict[str, Table]:
+    """What takes part, and `others`. Columns of names (enumerations', predefined items') bear them as their values."""
+    tables = dict(database.reflect((*tables_needed(exchange.values()), *others)))
+    for name, column in named_columns(exchange.values()):
+        table = tables.get(name)
+        if table is not None and table.column(column) is not None:
+            values = tuple(database.values(name, column))
+            columns = (replace(c, values=values) if c.name == column else c for c in table.columns)
+            tables[name] = replace(table, columns=tuple(columns))
+    return tables
 
 
 def connect(network: Network, code: str) -> Database:

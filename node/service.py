@@ -23,6 +23,7 @@ from types import FrameType
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from dispatcher import kinds
 from dispatcher.deferring import Deferring
 from dispatcher.events import event
 from dispatcher.ports import Bus, NodeView, Store
@@ -211,7 +212,7 @@ class Service:
         """`keys`: the neighbours' with whom messages are signed. `note_life` writes down outside of the database how
         far the node has come. `take_over`: the package of a fingerprint, and what it makes."""
         clock = SystemClock()
-        turning = Turning(structure, [HookStep(hooks)])
+        turning = Turning(structure, [HookStep(hooks), *kinds.steps(structure)])
         self._deferring = Deferring(store, hooks, clock)
         self._defers = self._deferring.is_needed()
         self._purging = Purging(node, settings, store, clock)

@@ -7,5 +7,6 @@ network       nodes.yaml, once it has been checked
 tables        what a database says of its tables
 package       what travels; xsd reads and writes it, merging puts what is new into an XSD that is there
 structure     the package as one node's tables hold it; compilation makes it, fitting says what a column holds
+kinds         what of it stands there in another form than in messages
 graph         circles
 """

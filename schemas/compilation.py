@@ -7,13 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from schemas import kinds
 from schemas.fitting import INEXACT, misfit
 from schemas.graph import circles
-from schemas.network import TypeSettings
+from schemas.network import LookupSettings, TypeSettings
 from schemas.package import Package, PackageSection, PackageType, Property
-from schemas.structure import Base, Field, ItemType, Mismatch, Reference, Routing, Section, Structure
+from schemas.structure import (
+    Base,
+    Composite,
+    Enumeration,
+    Field,
+    ItemType,
+    Mismatch,
+    Pointer,
+    Reference,
+    Routing,
+    Section,
+    Structure,
+)
 from schemas.tables import Column, ForeignKey, Table
 
 
@@ -27,7 +40,7 @@ def tables_needed(exchange: Iterable[TypeSettings]) -> tuple[str, ...]:
     for settings in exchange:
         if settings.takes_part:
             names[settings.table] = None
-            names.update(dict.fromkeys(settings.view_of))
+            names.update(dict.fromkeys((*settings.view_of, *kinds.name_tables(settings))))
             names.update(dict.fromkeys(settings.sections.values()))
             if settings.access:
                 names[settings.access] = None
@@ -65,34 +78,53 @@ def _package_type(
     names = {column: prop for prop, column in settings.columns.items()}
     key_columns = _key_columns(settings, table)
     key = tuple(names.get(c, c) for c in key_columns)
-    columns = [c for c in table.columns if _travels(c, names, settings)]
-    if settings.filter:  # the filter comes first
-        columns.sort(key=lambda c: key_columns.index(c.name) if c.name in key_columns else len(key_columns))
     return PackageType(
         name=settings.name,
-        kind="record_set" if settings.filter else "object",
+        kind="record_set" if settings.filter is not None else "object",
         key=key,
-        properties=tuple(_property(c, table, names, types, settings, c.name in key_columns) for c in columns),
+        properties=_properties(table, names, types, settings, tables, key_columns),
         sections=tuple(
-            _package_section(name, tables[section], table, types, settings)
+            _package_section(name, tables[section], table, types, settings, tables)
             for name, section in settings.sections.items()
             if section in tables
         ),
-        record_key=tuple(names.get(c, c) for c in table.primary_key if c not in key_columns) if settings.filter else (),
+        record_key=tuple(names.get(c, c) for c in table.primary_key if c not in key_columns)
+        if settings.filter is not None
+        else (),
         text=table.comment or _text(settings),
     )
 
 
 def _text(settings: TypeSettings) -> str:
     """What people read of a type whose table says nothing of itself."""
-    if settings.filter:
+    if settings.filter is not None:
         return f"A set of records: the rows of {settings.table} with the same values of the filter."
     sections = ", ".join(f"{name} (the rows of {table})" for name, table in settings.sections.items())
     return f"A row of {settings.table}" + (f", with {sections}." if sections else ".")
 
 
+def _properties(
+    table: Table,
+    names: Mapping[str, str],
+    types: Mapping[str, str],
+    settings: TypeSettings,
+    tables: Mapping[str, Table],
+    key: Sequence[str] = (),
+    linked: Collection[str] = (),
+) -> tuple[Property, ...]:
+    """In the order of the columns; of a record set the filter's come first."""
+    parts = kinds.described_columns(settings)
+    found = list(kinds.composite_properties(table, settings))
+    for place, column in enumerate(table.columns):
+        if column.name not in parts and column.name not in linked and _travels(column, names, settings):
+            prop = _property(column, table, names, types, settings, column.name in key)
+            first = key.index(column.name) - len(key) if settings.filter and column.name in key else place
+            found.append((first, kinds.lookup_property(prop, settings, tables)))
+    return tuple(prop for _, prop in sorted(found, key=lambda pair: pair[0]))
+
+
 def _key_columns(settings: TypeSettings, table: Table) -> tuple[str, ...]:
-    if settings.filter:
+    if settings.filter is not None:
         return tuple(settings.columns.get(p, p) for p in settings.filter)
     return table.primary_key
 
@@ -114,12 +146,12 @@ def _property(
     return Property(
         name=name,
         xml=column.xml,
-        nullable=column.nullable and not (key and not settings.filter),
+        nullable=column.nullable and not (key and settings.filter is None),
         target=target,
         length=column.length,
         digits=column.digits,
         bits=_bits(column),
-        values=settings.enums.get(name, column.values),
+        values=listed if isinstance(listed := settings.enums.get(name), tuple) else column.values,
         zoned=column.zoned,
         native=column.native + (INEXACT if column.why_inexact else ""),
         generated=column.generated_key,
@@ -140,16 +172,20 @@ def _single_target(column: str, table: Table, types: Mapping[str, str]) -> str |
 
 
 def _package_section(
-    name: str, section: Table, root: Table, types: Mapping[str, str], settings: TypeSettings
+    name: str,
+    section: Table,
+    root: Table,
+    types: Mapping[str, str],
+    settings: TypeSettings,
+    tables: Mapping[str, Table],
 ) -> PackageSection:
     link = link_of(section, root)
     linked = {pair[0] for pair in link}
     own = _of_section(settings, name)
     names = {column: prop for prop, column in own.columns.items()}
-    columns = [c for c in section.columns if c.name not in linked and _travels(c, names, own)]
     return PackageSection(
         name=name,
-        properties=tuple(_property(c, section, names, types, own, False) for c in columns),
+        properties=_properties(section, names, types, own, tables, linked=linked),
         key=tuple(names.get(c, c) for c in section.primary_key if c not in linked),
         text=section.comment,
     )
@@ -164,10 +200,12 @@ def _of_section(settings: TypeSettings, section: str) -> TypeSettings:
 
     return replace(
         settings,
-        filter=(),
+        filter=None,
         columns={p.removeprefix(prefix): c for p, c in settings.columns.items() if p.startswith(prefix)},
         references={p.removeprefix(prefix): t for p, t in settings.references.items() if p.startswith(prefix)},
         enums={p.removeprefix(prefix): v for p, v in settings.enums.items() if p.startswith(prefix)},
+        composite={p.removeprefix(prefix): c for p, c in settings.composite.items() if p.startswith(prefix)},
+        predefined=None,
         exclude=own(settings.exclude),
         exceptions={n: settings.exceptions[n2] for n2 in settings.exceptions for n in own([n2])},
     )
@@ -257,9 +295,9 @@ def _item_type(
         )
         return _passed_on(package_type, settings)
 
-    fields = _fields(package_type.properties, table, settings, mismatch, set(package_type.key))
+    fields = _fields(package_type.properties, table, settings, tables, mismatch, set(package_type.key))
     key = _key_fields(package_type, fields)
-    if not key or any(f.column is None for f in key):
+    if (not key and package_type.kind == "object") or any(f.column is None for f in key):
         mismatch(
             None,
             "refused",
@@ -289,7 +327,7 @@ def _item_type(
             )
 
     _check_undescribed(package_type.properties, table, settings, mismatch)
-    _check_named(settings, fields, table, mismatch)
+    _check_named(settings, package_type, table, mismatch)
     bases = _bases(settings, key_columns, table, tables, mismatch)
     sections = _sections(package_type, settings, table, tables, mismatch)
     if irreconcilable:
@@ -297,6 +335,9 @@ def _item_type(
     section_tables = {name: tables[settings.sections[name]] for name in (s.name for s in sections)}
     references = _references(settings, table, section_tables, exchange, package, tables, mismatch)
     uniques = tuple(u for u in table.uniques if set(u) != set(table.primary_key))
+    named = kinds.predefined(package_type, settings, table, mismatch)
+    own = _kinds(package_type, settings, table, tables, fields, sections, references, exchange, package)
+    unlike = bool(own.composites or own.enumerations or own.pointers)
     return ItemType(
         name=package_type.name,
         kind=package_type.kind,
@@ -306,10 +347,15 @@ def _item_type(
         fields=fields,
         sections=sections,
         references=references,
-        record_key=tuple(c for c in table.primary_key if c not in key_columns) if settings.filter else (),
+        record_key=tuple(c for c in table.primary_key if c not in key_columns) if settings.filter is not None else (),
         access=settings.access,
         access_from=settings.access_from,
         collision=settings.collision,
+        composites=own.composites,
+        enumerations=own.enumerations,
+        predefined=named,
+        pointers=own.pointers,
+        on_wire=_on_wire(package_type, settings, fields, key, sections) if unlike else None,
         view=table.view,
         bases=bases,
         date=settings.columns.get(settings.date, settings.date) if settings.date else None,
@@ -317,6 +363,80 @@ def _item_type(
         invented_key=_invented(key),
         uniques=uniques,
     )
+
+
+class _Kinds(NamedTuple):
+    composites: tuple[Composite, ...]
+    enumerations: tuple[Enumeration, ...]
+    pointers: tuple[Pointer, ...]
+
+
+def _kinds(
+    package_type: PackageType,
+    settings: TypeSettings,
+    table: Table,
+    tables: Mapping[str, Table],
+    fields: tuple[Field, ...],
+    sections: Sequence[Section],
+    references: Sequence[Reference],
+    exchange: Mapping[str, TypeSettings],
+    package: Package,
+) -> _Kinds:
+    """What of the type, and of its sections, stands here in another form than in messages."""
+    predefined = frozenset(name for name, one in exchange.items() if one.predefined)
+    described = {s.name: s.properties for s in package_type.sections}
+    parts: list[tuple[str | None, tuple[Property, ...], Table, TypeSettings, tuple[Field, ...]]]
+    parts = [(None, package_type.properties, table, settings, fields)]
+    parts += [(s.name, described[s.name], tables[s.table], _of_section(settings, s.name), s.fields) for s in sections]
+    composites: list[Composite] = []
+    enumerations: list[Enumeration] = []
+    pointers: list[Pointer] = []
+    for section, properties, own, of_part, its in parts:
+        composites += [c for c, _ in kinds.composites(section, properties, own, of_part, package)]
+        enumerations += kinds.enumerations(section, its, of_part, tables)
+        targets = {
+            r.columns[0]: r.target
+            for r in references
+            if r.section == section and len(r.columns) == 1 and r.within is None
+        }
+        pointers += kinds.pointers(section, properties, targets, its, predefined)
+    if package_type.name in predefined and len(package_type.key) == 1:
+        pointers.append(Pointer(None, package_type.key[0], package_type.name))
+    return _Kinds(tuple(composites), tuple(enumerations), tuple(pointers))
+
+
+def _on_wire(
+    package_type: PackageType,
+    settings: TypeSettings,
+    fields: Iterable[Field],
+    key: tuple[Field, ...],
+    sections: Sequence[Section],
+) -> ItemType:
+    """The type in the wire's form: the package's properties, with a column where this node holds them."""
+    described = {s.name: s.properties for s in package_type.sections}
+    whole = _as_described(package_type.properties, fields, settings)
+    return ItemType(
+        package_type.name,
+        package_type.kind,
+        _routing(settings),
+        settings.table,
+        _key_fields(package_type, whole),
+        whole,
+        sections=tuple(
+            replace(s, fields=_as_described(described[s.name], s.fields, _of_section(settings, s.name)))
+            for s in sections
+        ),
+    )
+
+
+def _as_described(properties: Iterable[Property], fields: Iterable[Field], settings: TypeSettings) -> tuple[Field, ...]:
+    columns = {f.name: f.column for f in fields}
+    found = []
+    for prop in properties:
+        composite = settings.composite.get(prop.name)
+        first = composite.columns[0] if composite else settings.columns.get(prop.name, prop.name)
+        found.append(Field(prop, columns.get(prop.name) or columns.get(kinds.OWN + first)))
+    return tuple(found)
 
 
 def _bases(
@@ -377,9 +497,9 @@ def _key_fields(package_type: PackageType, fields: tuple[Field, ...]) -> tuple[F
     return tuple(by_name[name] for name in package_type.key if name in by_name)
 
 
-def _check_named(settings: TypeSettings, fields: tuple[Field, ...], table: Table, mismatch: _Mismatch) -> None:
+def _check_named(settings: TypeSettings, package_type: PackageType, table: Table, mismatch: _Mismatch) -> None:
     """Properties that nodes.yaml names and that are not there: a slip of the pen that would go unnoticed."""
-    known = {f.name for f in fields} | {c.name for c in table.columns}
+    known = {p.name for p in package_type.properties} | {c.name for c in table.columns}
     for setting in ("owner", "optional", "exclude", "references", "columns", "enums", "composite", "exceptions"):
         for name in getattr(settings, setting):
             if "." not in name and name not in known:
@@ -399,6 +519,7 @@ def _check_undescribed(
     """Columns that are younger than the package: what is written into them stays here, and nothing else would say so.
     `linked`: a section's link columns, which never travel."""
     described = {settings.columns.get(p.name, p.name) for p in properties} | set(linked)
+    described |= kinds.described_columns(settings)
     names = {column: prop for prop, column in settings.columns.items()}
     for column in table.columns:
         name = names.get(column.name, column.name)
@@ -415,13 +536,20 @@ def _fields(
     properties: Iterable[Property],
     table: Table,
     settings: TypeSettings,
+    tables: Mapping[str, Table],
     mismatch: _Mismatch,
     key: Collection[str] = (),
 ) -> tuple[Field, ...]:
     """The properties with their columns here; those that are excluded here do not travel."""
-    fields = []
+    fields: list[Field] = []
     for prop in properties:
         if prop.name in settings.exclude and prop.name not in key:
+            continue
+        if prop.composite:
+            fields += kinds.composite_fields(prop, table, settings, key=prop.name in key, report=mismatch)
+            continue
+        if isinstance(settings.enums.get(prop.name), LookupSettings):
+            fields.append(kinds.lookup_field(prop, table, settings, tables, mismatch))
             continue
         column = table.column(settings.columns.get(prop.name, prop.name))
         if column is None or column.computed:
@@ -476,7 +604,7 @@ def _sections(
         def of_section(prop: str | None, effect: str, text: str, hint: str = "", name: str = described.name) -> None:
             mismatch(f"{name}.{prop}" if prop else name, effect, text, hint)
 
-        fields = _fields(described.properties, table, _of_section(settings, described.name), of_section)
+        fields = _fields(described.properties, table, _of_section(settings, described.name), tables, of_section)
         order = settings.section_order.get(described.name)
         linked = {pair[0] for pair in link}
         _check_undescribed(described.properties, table, _of_section(settings, described.name), of_section, linked)
@@ -549,6 +677,25 @@ def _references(
         column = settings.columns.get(name, column)
         key = tuple(target_settings.columns.get(p, p) for p in described.key)
         add(section or None, ForeignKey((column,), target_table.name, key), target, False)
+    for section, source in ((None, table), *sections.items()):
+        of_part = _of_section(settings, section) if section else settings
+        described_part = package.types[settings.name]
+        properties = (
+            described_part.properties
+            if section is None
+            else next(s.properties for s in described_part.sections if s.name == section)
+        )
+        keys = {n: _key_here(n, exchange, package) for n, s in exchange.items() if s.takes_part and s.table in tables}
+        for composite, own in kinds.composites(section, properties, source, of_part, package):
+            for reference in kinds.composite_references(
+                section,
+                own,
+                {n: k for n, k in keys.items() if k},
+                required=composite.name not in of_part.optional,
+                declared=[fk.columns for fk in source.foreign_keys],
+            ):
+                columns = (*reference.columns, f"{composite.name}:{reference.target}")
+                found.setdefault((section, columns), reference)
     if settings.owner and not any(r.owner for r in found.values()):
         mismatch(
             ", ".join(settings.owner),
@@ -557,6 +704,11 @@ def _references(
             "declare a foreign key, or `references: {column: Type}`",
         )
     return tuple(found.values())
+
+
+def _key_here(name: str, exchange: Mapping[str, TypeSettings], package: Package) -> tuple[str, ...]:
+    described = package.types.get(name)
+    return tuple(exchange[name].columns.get(p, p) for p in described.key) if described else ()
 
 
 def _through_view(

@@ -11,6 +11,39 @@ from schemas.topology import Topology
 
 
 @dataclass(frozen=True, slots=True)
+class CompositeSettings:
+    """Where values of several types are kept: a type column, and for each type the column of its values; or one column
+    of JSON."""
+
+    type_column: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Type -> column."""
+    says: Mapping[str, str] = field(default_factory=dict)
+    """Type -> what the type column has, where that is not the type's name."""
+    json: str = ""
+    types: tuple[str, ...] = ()
+    """That a column of JSON may hold."""
+
+    @property
+    def all_types(self) -> tuple[str, ...]:
+        return self.types or tuple(self.values)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.json,) if self.json else (self.type_column, *self.values.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class LookupSettings:
+    """A table whose rows are an enumeration's values: its keys are each node's own, the names are everybody's."""
+
+    table: str
+    name: str
+    key: str | None = None
+    """None: the primary key."""
+
+
+@dataclass(frozen=True, slots=True)
 class TypeSettings:
     """How one type takes part: its table and where it goes. Names of columns are the package's property names,
     save in `columns`, which maps properties to this node's columns."""
@@ -26,7 +59,8 @@ class TypeSettings:
     """Tables that `access` is made of, where the database cannot tell: when they change, rights may have."""
     view_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Where `table` is a view: the tables that it is made of, each with its columns that hold the item's key."""
-    filter: tuple[str, ...] = ()
+    filter: tuple[str, ...] | None = None
+    """None: an object. Empty: all rows of the table are one set (a constant)."""
     sections: Mapping[str, str] = field(default_factory=dict)
     section_order: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -36,12 +70,12 @@ class TypeSettings:
     collision: Literal["newest", "parent"] = "newest"
     date: str | None = None
     formerly: tuple[str, ...] = ()
-    composite: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Properties that hold values of several types, and these types."""
-    enums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Properties with the only values that they may have."""
-    predefined: tuple[str, ...] = ()
-    """Keys of items that every node has from the start."""
+    composite: Mapping[str, CompositeSettings] = field(default_factory=dict)
+    """Properties that hold values of several types."""
+    enums: Mapping[str, tuple[str, ...] | LookupSettings] = field(default_factory=dict)
+    """Properties with the only values that they may have, or the table that has them."""
+    predefined: str | None = None
+    """The property that names items which every node has, under a key of its own."""
     exceptions: Mapping[str, str] = field(default_factory=dict)
     """Properties whose difference from the package is known and wanted, and why, where people say it."""
 

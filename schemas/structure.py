@@ -67,10 +67,78 @@ class Reference:
     owner: bool = False
     enforced: bool = True
     """The database checks it (a foreign key)."""
+    within: Within | None = None
 
     def __str__(self) -> str:
         columns = ", ".join(self.columns)
         return f"{self.section}.{columns} -> {self.target}" if self.section else f"{columns} -> {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A reference stands in a column that may hold others: it is one of this type only where `column` says so."""
+
+    column: str
+    """The type column of a composite, or its JSON column."""
+    says: str
+    json: bool
+    own: str
+    """The name under which `column` stands in an item's own form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Where rows that nodes know under different keys bear a name that is the same everywhere."""
+
+    table: str
+    key: Field
+    column: str
+    """Of the names; a row without one has none."""
+    of_type: str | None = None
+    """The rows are items of this type (predefined ones), whose names are remembered when they are gone."""
+    prop: str = ""
+    """The property that bears the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A type that a composite may hold, and where a value of it stands."""
+
+    says: str
+    """What the type column has then."""
+    own: str
+    xml: str
+    """The lexical form of the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A property that holds values of several types, and this node's columns of it, by their names in an item's own
+    form: a type column and value columns, or one of JSON."""
+
+    section: str | None
+    name: str
+    kind: str = ""
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    json: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enumeration:
+    """A property whose values are rows of a lookup table: its key here, its name on the wire."""
+
+    section: str | None
+    name: str
+    names: Names
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A property that may hold the key of a predefined item; of a composite `target` is None: the value says it."""
+
+    section: str | None
+    name: str
+    target: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +176,13 @@ class ItemType:
     access_from: tuple[str, ...] = ()
     """Tables whose changes change rights, where they are declared."""
     collision: Literal["newest", "parent"] = "newest"
+    composites: tuple[Composite, ...] = ()
+    enumerations: tuple[Enumeration, ...] = ()
+    predefined: Names | None = None
+    """Some of its items exist at every node, under keys of the node's own; they have one name."""
+    pointers: tuple[Pointer, ...] = ()
+    on_wire: ItemType | None = None
+    """The type as messages have it, where that is another form than this node's own."""
     view: bool = False
     """`table` is one: it has no rows to lock and no triggers of capture; its `bases` have."""
     bases: tuple[Base, ...] = ()

@@ -5,4 +5,5 @@ beside    what of an item has no place in a node's tables
 message   the envelope, version 1
 signature HMAC of a message by a link's key
 digest    the canonical form of values, which nodes compare
+composites  values of several types, in columns that hold them as text or as JSON
 """

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from schemas.package import Property
+from schemas.package import XML_TYPES, Property
 from schemas.structure import ItemType
 
 
@@ -127,6 +127,8 @@ def canonical_row(properties: Mapping[str, Property], row: Mapping[str, Any]) ->
 def _value(prop: Property | None, value: Any) -> Any:
     if value is None or prop is None:
         return value
+    if prop.composite:
+        return _composite(value)
     if prop.xml == "decimal":
         return _decimal(value)
     if prop.xml == "integer" and isinstance(value, str):
@@ -139,6 +141,17 @@ def _value(prop: Property | None, value: Any) -> Any:
         zone = "Z" if value.endswith("Z") else ""
         return value.removesuffix("Z").rstrip("0").rstrip(".") + zone
     return value
+
+
+def _composite(value: Any) -> Any:
+    """By the type that it says; in a column of JSON it is a text that the database may have written in its own way."""
+    try:
+        found = orjson.loads(value) if isinstance(value, str) else value
+    except orjson.JSONDecodeError:
+        return value
+    if isinstance(found, dict) and found.get("#type") in XML_TYPES:
+        return {**found, "#value": _value(Property("", found["#type"]), found.get("#value"))}
+    return found
 
 
 def _decimal(value: Any) -> str:

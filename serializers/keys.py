@@ -29,8 +29,8 @@ def key_text(values: Sequence[Any]) -> str:
     return orjson.dumps(values).decode()
 
 
-def key_of(item_type: ItemType, value: Mapping[str, Any]) -> str:
-    """The key of an item, from its `#value` or `#deleted`.
+def key_of(item_type: ItemType, value: Mapping[str, Any], *, on_wire: bool = False) -> str:
+    """The key of an item, from its `#value` or `#deleted`. `on_wire`: in the wire's form, which may be other than here.
 
     Raises MessageError when a key property is missing or is no plain value.
     """
@@ -46,7 +46,7 @@ def key_of(item_type: ItemType, value: Mapping[str, Any]) -> str:
         ) from None
     if not item_type.is_object and len(source) != len(values):
         raise _other_filter(item_type, source)
-    if any(isinstance(v, dict | list) or (v is None and item_type.is_object) for v in values):
+    if any(_is_no_key(item_type, v, on_wire) for v in values):
         raise MessageError(f"{item_type.name}: a key property is null or not a plain value")
     return key_text(values)
 
@@ -56,6 +56,20 @@ def _other_filter(item_type: ItemType, source: Mapping[str, Any]) -> FilterError
         f"{item_type.name}: its Filter is by {', '.join(source)}, here sets are by {', '.join(item_type.key_names)}",
         hint="nothing, if the sender or this node is still to be upgraded; else `filter` has to be the same at both",
     )
+
+
+PREDEFINED = "#predefined"
+
+
+def is_predefined(value: Any) -> bool:
+    """Whether a key is that of a predefined item, as the wire has it: its name, under which every node knows it."""
+    return isinstance(value, dict) and value.keys() == {PREDEFINED} and isinstance(value[PREDEFINED], str)
+
+
+def _is_no_key(item_type: ItemType, value: Any, on_wire: bool) -> bool:
+    if isinstance(value, dict | list):  # a node without the table has items as they come
+        return not ((on_wire or item_type.table is None) and is_predefined(value))
+    return value is None and item_type.is_object
 
 
 def key_value(package_type: PackageType | ItemType, key: str) -> dict[str, Any]:

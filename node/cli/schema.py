@@ -38,12 +38,12 @@ def generate(call: Call, code: str, output: str | None, fresh: bool) -> int:
     """Writes the package (XSD) from the database's metadata. Into a file that is there it puts what is new, and leaves
     what people changed; what the database has no more is left, and named. Exit 1 if a type's table is not there."""
     network = call.network(code, package_needed=False)
-    from node.opened import connect
-    from schemas.compilation import generate_package, tables_needed
+    from node.opened import connect, tables_of
+    from schemas.compilation import generate_package
 
     exchange = network.nodes[code].exchange
     with closing(connect(network, code)) as database:
-        tables = database.reflect(tables_needed(exchange.values()))
+        tables = tables_of(database, exchange)
     package = generate_package(exchange, tables)
     target = Path(output) if output else network.package
     if target is None or output == "-":

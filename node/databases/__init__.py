@@ -12,6 +12,7 @@
     store        dispatcher.ports.Store
     dangling     (shared) references that lead nowhere
     hooked       (shared) dispatcher.ports.Hooked; in each folder, the way of its statements to the server
+    naming       names under which all nodes know rows that each has under a key of its own
     parked       (shared) what is kept of a parked message beside its bytes
     database     Database: what install, check, status and the other commands need
 
@@ -99,6 +100,10 @@ class Database(Protocol):
 
     def reflect(self, names: Iterable[str]) -> Mapping[str, Table]:
         """The tables and views of these names; what is not there is absent."""
+        ...
+
+    def values(self, table: str, column: str) -> Sequence[str]:
+        """The different values of a column as texts, in order, without null and empty ones."""
         ...
 
     def check(self, structure: Structure) -> Sequence[Mismatch]:

@@ -155,7 +155,7 @@ def _own(role: Role, connection: Connection) -> list[Trigger]:
     if role.behind:
         return _behind_view(role, connection)
     forms = dict(_all_forms(role))
-    moved = " OR ".join(differs(forms[c], f"OLD.{quoted(c)}", f"NEW.{quoted(c)}") for c in role.columns)
+    moved = " OR ".join(differs(forms[c], f"OLD.{quoted(c)}", f"NEW.{quoted(c)}") for c in role.columns) or "FALSE"
     new, old = _log(role, "NEW", gone=False), _log(role, "OLD", gone=role.tombstone)
     changed = " OR ".join(differs(form, f"OLD.{quoted(c)}", f"NEW.{quoted(c)}") for c, form in role.compared)
     update = f"{new}\n  IF {moved} THEN{old}\n  END IF;"

@@ -9,10 +9,11 @@ from node.databases.dangling import dangling
 from node.databases.mariadb import capture, registers, rights
 from node.databases.mariadb.connection import Connection
 from node.databases.mariadb.lexical import Form, quoted
+from node.databases.mariadb.reading import TypeReading, referring_values
 from node.databases.mariadb.reflection import quoted_table, reflect
 from schemas.errors import ConfigError
 from schemas.network import NodeSettings
-from schemas.structure import Field, ItemType, Mismatch, Structure
+from schemas.structure import Field, ItemType, Mismatch, Reference, Structure
 from schemas.tables import Table
 
 OLDEST = (10, 11)
@@ -34,7 +35,14 @@ def check(connection: Connection, structure: Structure) -> list[Mismatch]:
     for item_type in structure.types.values():
         if item_type.table in tables and item_type.table is not None:
             found += _type(connection, item_type, tables)
-    return [*found, *dangling(structure, lambda sql: int(connection.one(sql)[0]), quoted, quoted_table)]
+
+    def count(sql: str) -> int:
+        return int(connection.one(sql)[0])
+
+    def values(_: ItemType, reference: Reference, target: ItemType) -> list[str]:
+        return referring_values(reference, "r", TypeReading(target, -1))
+
+    return [*found, *dangling(structure, count, values, quoted, quoted_table)]
 
 
 def _note(type_name: str, prop: str | None, text: str, hint: str = "", effect: str = "note") -> Mismatch:

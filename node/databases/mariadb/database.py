@@ -11,10 +11,11 @@ import orjson
 from dispatcher.manifest import token, went
 from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story, adapted
-from node.databases.mariadb import capture, checking, figures, history, parking, reflection, registers, stamping
+from node.databases.mariadb import capture, checking, figures, history, naming, parking, reflection, registers, stamping
 from node.databases.mariadb.adapting import MariadbRegisters
 from node.databases.mariadb.connection import Connection, reading, transaction, translated, turn
 from node.databases.mariadb.daemon import DaemonLock
+from node.databases.mariadb.lexical import quoted
 from node.databases.mariadb.reading import Reading, TypeReading
 from node.databases.mariadb.reflection import quoted_table
 from node.databases.mariadb.sending import MariadbSendingView
@@ -81,6 +82,7 @@ class MariadbDatabase:
             done += _note_empty(connection, structure, fresh)
             with transaction(connection):
                 done += adapted.adapt(settings, structure, own)
+                naming.remember(connection, structure, type_ids)
             done += [] if stamps_only or not done else checking.identity(connection, settings, structure)
         return Installed(tuple(done))
 
@@ -257,7 +259,17 @@ class MariadbDatabase:
             type_ids = registers.type_ids(connection)
             with reading(connection):
                 whole = Reading(connection, structure, type_ids)
-                yield MariadbSendingView(connection, structure, whole, type_ids)
+                view = MariadbSendingView(connection, structure, whole, type_ids)
+                view.reads_only = True
+                yield view
+
+    def values(self, table: str, column: str) -> Sequence[str]:
+        with self._connected() as connection:
+            name = quoted(column)
+            rows = connection.rows(
+                f"SELECT DISTINCT CAST({name} AS CHAR) FROM {reflection.quoted_table(table)} WHERE {name} <> ''"
+            )
+            return sorted(value for (value,) in rows)
 
     def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
         item_type = structure[type_name]

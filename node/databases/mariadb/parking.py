@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dispatcher.ports import Letter, Parked, ParkedItem, Reason, Waiting
 from node.databases.mariadb.connection import Connection
 from node.databases.mariadb.lexical import quoted
-from node.databases.mariadb.reading import Reading, by_type
+from node.databases.mariadb.reading import Reading, by_type, referring_values
 from node.databases.mariadb.reflection import quoted_table
 from node.databases.mariadb.registers import NOW_MS
 from node.databases.parked import items_of, items_text, waits_of, waits_text
@@ -77,9 +77,9 @@ def referring(reading: Reading, target: str, source: str, reference: Reference) 
     """SELECT n of the asked target, the key of the item whose row refers to it."""
     there, from_there = reading.types[target], reading.types[source]
     row = "s" if reference.section else "f"
+    values = referring_values(reference, row, there)
     tied = " AND ".join(
-        f"{row}.{quoted(ours)} = r.{quoted(theirs)}"
-        for ours, theirs in zip(reference.columns, reference.target_columns, strict=True)
+        f"{ours} = r.{quoted(theirs)}" for ours, theirs in zip(values, reference.target_columns, strict=True)
     )
     if reference.section:
         section = next(s for s in from_there.item_type.sections if s.name == reference.section)

@@ -21,6 +21,7 @@ from node.databases.mariadb.lexical import (
     json_sql,
     key_array_sql,
     key_sql,
+    literal,
     object_sql,
     placeholder,
     quoted,
@@ -72,7 +73,7 @@ class TypeReading:
             parts.append(f"{own} {equal} {wanted}")
             if form.is_text:
                 parts.append(f"CAST({own} AS BINARY) {equal} CAST({wanted} AS BINARY)")
-        return " AND ".join(parts)
+        return " AND ".join(parts) or "TRUE"
 
     @cached_property
     def table(self) -> str:
@@ -266,6 +267,22 @@ class Reading:
 
 REGISTERED = "kod_asked k STRAIGHT_JOIN kod_register g ON g.type = k.type AND g.item_key = k.item_key"
 """FROM …: what the register has (alias `g`) of what was asked for by `ask`."""
+
+
+def referring_values(reference: Reference, row: str, target: TypeReading) -> list[str]:
+    """SQL for what a reference's columns hold; NULL where a composite holds something else."""
+    within = reference.within
+    if within is None:
+        return [f"{row}.{quoted(column)}" for column in reference.columns]
+    column, says = f"{row}.{quoted(within.column)}", literal(within.says)
+    if within.json:
+        of_type = f"JSON_VALID({column}) AND JSON_VALUE({column}, '$.\"#type\"') = {says}"
+        value = f"JSON_VALUE({column}, '$.\"#value\"')"
+    else:
+        of_type, value = f"{column} = {says}", f"{row}.{quoted(reference.columns[0])}"
+    if target.key_forms[0].xml == "integer":  # compared as texts no index would be used
+        value = f"CAST({value} AS SIGNED)"
+    return [f"CASE WHEN {of_type} THEN {value} END"]
 
 
 def by_type(items: Iterable[Item]) -> dict[str, list[Item]]:

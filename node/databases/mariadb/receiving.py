@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, ParkedItem, Reason, Received, Taken, Waiting
-from node.databases.mariadb import parking
+from node.databases.mariadb import naming, parking
 from node.databases.mariadb.connection import Connection
 from node.databases.mariadb.folding import fold
 from node.databases.mariadb.hooked import hook_tables
@@ -21,7 +21,7 @@ from node.databases.mariadb.writing import Writing
 from node.databases.type_names import TypeNames
 from schemas.errors import MessageError
 from schemas.stamp import Stamp
-from schemas.structure import Structure
+from schemas.structure import Names, Structure
 from serializers import beside
 from serializers.keys import Item
 from serializers.message import Version
@@ -127,6 +127,9 @@ class MariadbReceivingView:
             found[item] = Local(Version(Stamp(stamp), origin), seen_there, item in existing, mark, source)
         found.update({item: Local(None, {}, True) for item in existing if item not in found})
         return found
+
+    def names(self, names: Names) -> Mapping[Any, str]:
+        return naming.names(self._connection, names, self._type_ids)
 
     def contents(self, items: Sequence[Item]) -> Mapping[Item, bytes | None]:
         return {content.item: content.text for content in self._reading.contents(items)}

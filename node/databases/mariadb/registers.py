@@ -99,6 +99,11 @@ _TABLES = {
         INDEX by_gone (gone, mark),
         INDEX by_stamp (gone, stamp, type, item_key),
         INDEX by_kept (type, has_kept)""",
+    "kod_named": f"""
+        type SMALLINT NOT NULL,
+        {_KEY},
+        name LONGTEXT NOT NULL,
+        PRIMARY KEY (type, item_key)""",
     "kod_presence": f"""
         type SMALLINT NOT NULL,
         {_KEY},

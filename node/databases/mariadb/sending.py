@@ -22,17 +22,17 @@ from dispatcher.ports import (
     Tie,
 )
 from node.databases.dangling import leads_nowhere
-from node.databases.mariadb import rights
+from node.databases.mariadb import naming, rights
 from node.databases.mariadb.connection import Connection, Row
 from node.databases.mariadb.folding import fold
 from node.databases.mariadb.hooked import hook_tables
 from node.databases.mariadb.lexical import Form, key_array_sql, literal, quoted
-from node.databases.mariadb.reading import REGISTERED, Reading, TypeReading, by_type
+from node.databases.mariadb.reading import REGISTERED, Reading, TypeReading, by_type, referring_values
 from node.databases.mariadb.reflection import quoted_table
 from node.databases.turns import turn_sql
 from node.databases.type_names import TypeNames
 from schemas.stamp import Stamp
-from schemas.structure import Reference, Routing, Structure
+from schemas.structure import Names, Reference, Routing, Structure
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -68,6 +68,9 @@ def change_of(row: Sequence[Any], type_names: Mapping[int, str]) -> Change:
 
 
 class MariadbSendingView:
+    reads_only = False
+    """Nothing is to be noted."""
+
     def __init__(
         self, connection: Connection, structure: Structure, reading: Reading, type_ids: Mapping[str, int]
     ) -> None:
@@ -163,9 +166,9 @@ class MariadbSendingView:
         """(n of the asked item, key of the item that it refers to) for targets that are there."""
         target = self._reading.types[reference.target]
         row = "s" if reference.section else "r"
+        values = referring_values(reference, row, target)
         tied = " AND ".join(
-            f"t.{quoted(theirs)} = {row}.{quoted(ours)}"
-            for ours, theirs in zip(reference.columns, reference.target_columns, strict=True)
+            f"t.{quoted(theirs)} = {ours}" for ours, theirs in zip(values, reference.target_columns, strict=True)
         )
         rows = self._connection.rows(
             f"SELECT DISTINCT k.n, {target.key_of_row('t')} FROM {source.source_of(reference)}"
@@ -320,12 +323,16 @@ class MariadbSendingView:
                 if target is None or target.table is None:
                     continue
                 rows = self._reading.ask_typed(type_name, of_type).source_of(reference)
-                nowhere = leads_nowhere(
-                    reference, target.table, "s" if reference.section else "r", quoted, quoted_table
+                values = referring_values(
+                    reference, "s" if reference.section else "r", self._reading.types[target.name]
                 )
+                nowhere = leads_nowhere(reference, target.table, values, quoted, quoted_table)
                 for (n,) in self._connection.rows(f"SELECT DISTINCT k.n FROM {rows} WHERE {nowhere}"):
                     found.setdefault(of_type[n], str(reference))
         return found
+
+    def names(self, names: Names) -> Mapping[Any, str]:
+        return naming.names(self._connection, names, self._type_ids, reads_only=self.reads_only)
 
     def contents(self, items: Sequence[Item]) -> Iterator[Content]:
         return self._reading.contents(items)

@@ -111,7 +111,7 @@ class Staging:
     # --- from here into the table (alias `x` is the staged row, `t` the table's)
 
     def equal(self, columns: Sequence[str]) -> str:
-        return " AND ".join(f"t.{quoted(c)} = x.{quoted(c)}" for c in columns)
+        return " AND ".join(f"t.{quoted(c)} = x.{quoted(c)}" for c in columns) or "TRUE"
 
     def insert(
         self, shape: int, without: Sequence[str] = (), *, absent_by: Sequence[str] = (), condition: str = ""

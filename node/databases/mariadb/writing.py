@@ -63,7 +63,7 @@ class TypeWriting:
         self.collated = any(form.is_text for form in reading.key_forms)
         """The server compares its keys by a collation, which may take different ones for equal."""
         self.unique = Uniqueness(item_type, self.table, [t for _, t, _ in self.sections], followed)
-        circular = [r for r in item_type.references if r.section is None and r.target in circle]
+        circular = [r for r in item_type.references if r.section is None and r.target in circle and not r.within]
         nullable = {c.name for c in self.table.columns if c.nullable}
         key = set(reading.key_columns)
         self.later = [c for r in circular if set(r.columns) <= nullable - key for c in r.columns]

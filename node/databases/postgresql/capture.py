@@ -168,6 +168,8 @@ def _travels(role: Role) -> str:
 def _differs(columns: Sequence[str]) -> str:
     """Whether any of the columns is another one after an UPDATE: by the bytes that are stored, so that it can be asked
     of every type (json has no equality), and 1.5 is another number than 1.50: what was stored has to arrive."""
+    if not columns:
+        return "false"
     old, new = (f"CAST(ROW({', '.join(f'{row}.{quoted(c)}' for c in columns)}) AS record)" for row in ("OLD", "NEW"))
     return f"{old} OPERATOR(pg_catalog.*<>) {new}"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from node.databases.dangling import dangling
 from node.databases.postgresql import capture, rights
 from node.databases.postgresql.connecting import Connection
+from node.databases.postgresql.reading import is_json, referring_values
 from node.databases.postgresql.references import LACKS_SILENCE
 from node.databases.postgresql.reflection import quoted, quoted_table
 from schemas.errors import ConfigError
@@ -35,7 +36,7 @@ def check(connection: Connection, structure: Structure) -> list[Mismatch]:
         *_server(connection),
         *_triggers(connection, structure),
         *_types(connection, structure),
-        *dangling(structure, count, quoted, quoted_table),
+        *dangling(structure, count, lambda of, r, to: referring_values(of, r, "r", to), quoted, quoted_table),
     ]
 
 
@@ -95,6 +96,7 @@ def _types(connection: Connection, structure: Structure) -> Iterator[Mismatch]:
             yield from _sections(connection, item_type)
             yield from _rights(connection, item_type)
             yield from _owner(connection, item_type)
+            yield from _composites(item_type)
 
 
 def _kind(connection: Connection, item_type: ItemType) -> Iterator[Mismatch]:
@@ -153,6 +155,19 @@ def _rights(connection: Connection, item_type: ItemType) -> Iterator[Mismatch]:
             f"{item_type.access} {why}: items that a node newly may see reach it only when they change",
             f"name the tables that it is made of: `access_from: [table, …]` for {item_type.name}",
         )
+
+
+def _composites(item_type: ItemType) -> Iterator[Mismatch]:
+    for reference in item_type.references:
+        if reference.within is not None and reference.within.json and not is_json(item_type, reference.within):
+            yield _note(
+                item_type.name,
+                None,
+                f"{reference.within.column} holds references to {reference.target}, and is no json or jsonb: they are"
+                " not looked for in it",
+                f"ALTER TABLE … ALTER {reference.within.column} TYPE jsonb",
+                effect="cannot be read",
+            )
 
 
 def _owner(connection: Connection, item_type: ItemType) -> Iterator[Mismatch]:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from dispatcher.manifest import token, went
 from dispatcher.ports import Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story, adapted
-from node.databases.postgresql import capture, figures, history, parking, reflection, stamping
+from node.databases.postgresql import capture, figures, history, naming, parking, reflection, stamping
 from node.databases.postgresql.adapting import PostgresqlRegisters
 from node.databases.postgresql.checking import check
 from node.databases.postgresql.connecting import Connection, Connections, Statement, Transaction, streamed, translated
@@ -327,7 +327,17 @@ class PostgresqlDatabase:
             _must_be_installed(connection)
             ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
         with self._connections.transaction("REPEATABLE READ READ ONLY") as transaction:
-            yield PostgresqlSendingView(transaction, structure, {}, ids, Reader(structure, ids, set()))
+            view = PostgresqlSendingView(transaction, structure, {}, ids, Reader(structure, ids, set()))
+            view.reads_only = True
+            yield view
+
+    def values(self, table: str, column: str) -> Sequence[str]:
+        with self._connections.connection() as connection:
+            name = f"{reflection.quoted(column)}::text"
+            rows = connection.execute(
+                f"SELECT DISTINCT {name} FROM {reflection.quoted_table(table)} WHERE {name} <> ''"
+            ).fetchall()
+            return sorted(value for (value,) in rows)
 
     def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
         item_type = structure[type_name]
@@ -413,6 +423,10 @@ def _install(
         done.append("capture triggers created")
     done += _note_empty(connection, structure, fresh)
     done += adapted.adapt(settings, structure, own)
+    ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
+    for item_type in structure.types.values():
+        if item_type.predefined is not None:
+            connection.execute(naming.remembering(item_type.predefined, ids.id(item_type.name)))
     return done if stamps_only else [*done, *_identity(connection, settings, structure)]
 
 

@@ -30,8 +30,8 @@ def typed_keys(item_type: ItemType, parameter: str) -> str:
     if len(columns) == 1:
         value = _typed("v", columns[0])
         return f"(SELECT n, {value} AS k0 FROM json_array_elements_text({parameter}::json) WITH ORDINALITY AS e(v, n))"
-    values = ", ".join(f"{_typed(f'(v ->> {i})', column)} AS k{i}" for i, column in enumerate(columns))
-    return f"(SELECT n, {values} FROM json_array_elements({parameter}::json) WITH ORDINALITY AS e(v, n))"
+    values = "".join(f", {_typed(f'(v ->> {i})', column)} AS k{i}" for i, column in enumerate(columns))
+    return f"(SELECT n{values} FROM json_array_elements({parameter}::json) WITH ORDINALITY AS e(v, n))"
 
 
 def _typed(text: str, column: Column) -> str:

@@ -12,7 +12,7 @@ from node.databases.parked import items_of, items_text, waits_of, waits_text
 from node.databases.postgresql.connecting import Connection, Statement, Transaction
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
 from node.databases.postgresql.lexical import from_recordset, recordset_type
-from node.databases.postgresql.reading import matches
+from node.databases.postgresql.reading import matches, referring_values
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import NOW_MS
 from schemas.stamp import Stamp
@@ -197,8 +197,8 @@ def _referring(target: ItemType, source: ItemType, reference: Reference) -> str:
         link = " AND ".join(f"s.{quoted(own)} = r.{quoted(theirs)}" for own, theirs in section.link)
         row, rows = "s", f"{quoted_table(section.table)} s JOIN {quoted_table(source.table)} r ON {link}"
     tied = " AND ".join(
-        f"{row}.{quoted(ours)} = t.{quoted(theirs)}"
-        for ours, theirs in zip(reference.columns, reference.target_columns, strict=True)
+        f"{ours} = t.{quoted(theirs)}"
+        for ours, theirs in zip(referring_values(source, reference, row, target), reference.target_columns, strict=True)
     )
     key = key_text(source.key, [f"r.{quoted(column.name)}" for column in key_columns(source)])
     return (

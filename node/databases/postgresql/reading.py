@@ -17,7 +17,7 @@ from node.databases.postgresql.keys import key_columns, key_text, keys_parameter
 from node.databases.postgresql.lexical import value
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import ITEMS, TypeIds
-from schemas.structure import Field, ItemType, Section, Structure
+from schemas.structure import Field, ItemType, Reference, Section, Structure, Within
 from serializers import beside
 from serializers.keys import Item, key_value
 
@@ -105,7 +105,27 @@ def matches(item_type: ItemType, table: str, keys: str, pattern: tuple[int, ...]
         assert field.column is not None
         column = f"{table}.{quoted(field.column.name)}"
         parts.append(f"{column} IS NULL" if position in pattern else f"{column} = {keys}.k{position}")
-    return " AND ".join(parts)
+    return " AND ".join(parts) or "true"
+
+
+def referring_values(source: ItemType, reference: Reference, row: str, target: ItemType) -> list[str]:
+    """SQL for what a reference's columns hold; NULL where a composite holds something else. A composite in a column of
+    text that should be JSON may hold anything: nothing is looked for in it (`kod check` says so)."""
+    within = reference.within
+    if within is None:
+        return [f"{row}.{quoted(column)}" for column in reference.columns]
+    column, says = f"{row}.{quoted(within.column)}", literal(within.says)
+    native = key_columns(target)[0].native
+    if not within.json:
+        return [f"CASE WHEN {column} = {says} THEN CAST({row}.{quoted(reference.columns[0])} AS {native}) END"]
+    if not is_json(source, within):
+        return [f"CAST(NULL AS {native})"]
+    return [f"CASE WHEN {column} ->> '#type' = {says} THEN CAST({column} ->> '#value' AS {native}) END"]
+
+
+def is_json(source: ItemType, within: Within) -> bool:
+    fields = (*source.fields, *(f for s in source.sections for f in s.fields))
+    return any(f.name == within.own and f.column is not None and f.column.xml == "json" for f in fields)
 
 
 def record_set(item_type: ItemType, key: str, records: bytes | None) -> bytes:
@@ -145,10 +165,8 @@ def compile_all(item_type: ItemType, type_id: int, *, kept: bool) -> str:
     records = [field for field in item_type.held if field.name not in key_names]
     order = ", ".join(f"t.{quoted(c)}" for c in item_type.record_key)
     aggregated = f"string_agg(row_to_json(l.*)::text, ','{f' ORDER BY {order}' if order else ''})"
-    return (
-        f"SELECT {key}, {aggregated} FROM {table} t, LATERAL (SELECT {_row(records, 't')}) l"
-        f" GROUP BY {', '.join(columns)}"
-    )
+    by_set = f" GROUP BY {', '.join(columns)}" if columns else " HAVING count(*) > 0"
+    return f"SELECT {key}, {aggregated} FROM {table} t, LATERAL (SELECT {_row(records, 't')}) l{by_set}"
 
 
 def _object(item_type: ItemType, type_id: int, *, kept: bool) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, ParkedItem, Reason, Received, Taken, Waiting
-from node.databases.postgresql import parking
+from node.databases.postgresql import naming, parking
 from node.databases.postgresql.connecting import Statement, TakenError, Transaction, UnreadableError
 from node.databases.postgresql.hooked import hook_tables
 from node.databases.postgresql.keys import keys_parameter, typed_keys
@@ -24,7 +24,7 @@ from node.databases.postgresql.sequences import Sequences
 from node.databases.postgresql.writing import Writer, Written
 from schemas.errors import DanglingError, MessageError
 from schemas.stamp import Stamp
-from schemas.structure import Base, ItemType, Structure
+from schemas.structure import Base, ItemType, Names, Structure
 from schemas.tables import Table
 from serializers import beside
 from serializers.keys import Item
@@ -232,6 +232,9 @@ class PostgresqlReceivingView:
             own = [item.key for item in its if item not in referred]
             for number in range(len(item_type.sections) if own else 0):
                 yield [], Statement(_lock_section(item_type, number), (keys_parameter(item_type, own),))
+
+    def names(self, names: Names) -> Mapping[Any, str]:
+        return naming.names(self._transaction, names, self._ids)
 
     def contents(self, items: Sequence[Item]) -> Mapping[Item, bytes | None]:
         return dict(self._reader.contents(self._transaction, items))

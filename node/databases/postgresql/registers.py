@@ -70,6 +70,13 @@ CREATE TABLE kod.types (
   key_types json NOT NULL,
   key text
 );
+-- Predefined items, by the names that they bear: also when they are gone.
+CREATE TABLE kod.named (
+  type smallint NOT NULL,
+  key text COLLATE "C" NOT NULL,
+  name text NOT NULL,
+  PRIMARY KEY (type, key)
+);
 -- No index: applications append to it. A fold reads all of it and deletes what it took.
 CREATE TABLE kod.log (
   type smallint NOT NULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -21,16 +22,16 @@ from dispatcher.ports import (
     Tie,
 )
 from node.databases.dangling import leads_nowhere
-from node.databases.postgresql import rights
+from node.databases.postgresql import naming, rights
 from node.databases.postgresql.connecting import Row, Statement, Transaction
 from node.databases.postgresql.hooked import hook_tables
 from node.databases.postgresql.keys import key_columns, key_text, keys_parameter, typed_keys
-from node.databases.postgresql.reading import Reader, matches
+from node.databases.postgresql.reading import Reader, matches, referring_values
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import CHANGE, ITEMS, TOP_MARKS, TypeIds, folding
 from node.databases.turns import turn_sql
 from schemas.stamp import Stamp
-from schemas.structure import ItemType, Reference, Structure
+from schemas.structure import ItemType, Names, Reference, Structure
 from schemas.tables import Table
 from serializers.keys import Item
 
@@ -81,6 +82,9 @@ UPDATE kod.node SET top_mark = (SELECT max(mark) FROM put)"""
 
 
 class PostgresqlSendingView:
+    reads_only = False
+    """Nothing is to be noted."""
+
     def __init__(
         self,
         transaction: Transaction,
@@ -217,7 +221,8 @@ class PostgresqlSendingView:
                 if target is None or target.table is None:
                     continue
                 root, row = _rows_of(item_type, reference)
-                nowhere = leads_nowhere(reference, target.table, row, quoted, quoted_table)
+                values = referring_values(item_type, reference, row, target)
+                nowhere = leads_nowhere(reference, target.table, values, quoted, quoted_table)
                 sql = f"SELECT k.n::int FROM {typed_keys(item_type, '$1')} k CROSS JOIN LATERAL {root} WHERE {nowhere}"
                 asked.append((its, reference, Statement(sql, (keys,))))
         results = self._transaction.run(*(statement for _, _, statement in asked)) if asked else []
@@ -226,6 +231,9 @@ class PostgresqlSendingView:
             for (its, reference, _), rows in zip(asked, results, strict=True)
             for (number,) in rows
         }
+
+    def names(self, names: Names) -> Mapping[Any, str]:
+        return naming.names(self._transaction, names, self._ids, reads_only=self.reads_only)
 
     def contents(self, items: Sequence[Item]) -> Iterator[Content]:
         for item, text in self._reader.contents(self._transaction, items):
@@ -410,7 +418,7 @@ class PostgresqlSendingView:
     def _tie(self, item_type: ItemType, reference: Reference, target: ItemType, known: str) -> str:
         """References of one kind, from items to targets that are there and that the node is not known to have."""
         root, source = _rows_of(item_type, reference)
-        columns = [f"{source}.{quoted(column)}" for column in reference.columns]
+        columns = referring_values(item_type, reference, source, target)
         there = " AND ".join(f"o.{quoted(column)} = d.c{i}" for i, column in enumerate(reference.target_columns))
         key = key_text(target.key, [f"o.{quoted(column.name)}" for column in key_columns(target)])
         number = self._ids.id(target.name)

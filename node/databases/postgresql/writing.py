@@ -324,10 +324,11 @@ class _Rows:
 
     def _compile_delete(self) -> str:
         owners = _reads(self._link, "o")
-        linked = " AND ".join(
+        conditions = (
             f"t.{quoted(c.name)} IS NULL" if position in self._pattern else f"t.{quoted(c.name)} = {owners[c.name]}"
             for position, (_, c, _) in enumerate(self._link)
         )
+        linked = " AND ".join(conditions) or "true"
         return f"DELETE FROM {self._table} t USING {FIRST} o WHERE {linked}{STAYING}"
 
     def _same(self) -> str:
@@ -406,7 +407,8 @@ def _by_present(rows: Sequence[Mapping[str, Any]]) -> dict[frozenset[str], list[
 
 
 def _typed(columns: Link) -> str:
-    return ", ".join(f"{quoted(name)} {recordset_type(column, prop)}" for name, column, prop in columns)
+    """Of no columns (the filter of a constant) there has to be one to describe, too."""
+    return ", ".join(f"{quoted(n)} {recordset_type(column, prop)}" for n, column, prop in columns) or '"#" text'
 
 
 def _reads(columns: Link, alias: str) -> dict[str, str]:

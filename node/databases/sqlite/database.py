@@ -15,11 +15,11 @@ from dispatcher.manifest import token, went
 from dispatcher.ports import Accepted, Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story, adapted
 from node.databases.dangling import dangling
-from node.databases.sqlite import capture, figures, history, parking, reflection, registers, rights
+from node.databases.sqlite import capture, figures, history, naming, parking, reflection, registers, rights
 from node.databases.sqlite.adapting import SqliteRegisters
 from node.databases.sqlite.connection import connect, path_of, transaction, translated
 from node.databases.sqlite.lexical import Form, affinity_of, key_array_sql, quoted
-from node.databases.sqlite.reading import Reading, TypeReading
+from node.databases.sqlite.reading import Reading, TypeReading, referring_values
 from node.databases.sqlite.sending import SqliteSendingView
 from node.databases.sqlite.store import SqliteStore
 from node.databases.sqlite.writing import Writing, in_words
@@ -72,7 +72,9 @@ class SqliteDatabase:
             def count(sql: str) -> int:
                 return int(connection.execute(sql).fetchone()[0])
 
-            found += dangling(structure, count, quoted, quoted, enforced=True)
+            found += dangling(
+                structure, count, lambda _, r, to: referring_values(r, "r"), quoted, quoted, enforced=True
+            )
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             if mode not in ("wal", "delete"):  # `delete` is switched to WAL by install
                 found.append(
@@ -105,6 +107,7 @@ class SqliteDatabase:
                 type_ids = _register_types(connection, structure, done)
                 done += self._adapt_triggers(connection, structure, type_ids)
                 done += adapted.adapt(settings, structure, own)
+                naming.remember(connection, structure, type_ids)
             done += [] if stamps_only else _identity(connection, settings, structure)
         return Installed(tuple(done))
 
@@ -398,7 +401,15 @@ class SqliteDatabase:
             type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
             reading = Reading(connection, structure, type_ids)
             with transaction(connection, "DEFERRED"):
-                yield SqliteSendingView(connection, structure, reading, type_ids)
+                view = SqliteSendingView(connection, structure, reading, type_ids)
+                view.reads_only = True
+                yield view
+
+    def values(self, table: str, column: str) -> Sequence[str]:
+        with self._connected() as connection:
+            name = quoted(column)
+            rows = connection.execute(f"SELECT DISTINCT CAST({name} AS TEXT) FROM {quoted(table)} WHERE {name} <> ''")
+            return sorted(value for (value,) in rows)
 
     def contents(self, structure: Structure, type_name: str) -> Iterator[Content]:
         item_type = structure[type_name]

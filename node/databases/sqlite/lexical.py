@@ -99,7 +99,13 @@ def any_of(parts: Sequence[str]) -> str:
     return _balanced(parts, " OR ")
 
 
+def all_of(parts: Iterable[str]) -> str:
+    return " AND ".join(parts) or "1"
+
+
 def _balanced(parts: Sequence[str], operator: str) -> str:
+    if not parts:
+        return "0" if operator == " OR " else ""
     if len(parts) <= 16:
         return operator.join(parts)
     middle = len(parts) // 2
@@ -198,7 +204,7 @@ def key_sql(form: Form, value: str) -> str:
 
 def key_array_sql(forms: Sequence[Form], values: Sequence[str]) -> str:
     """SQL for a key's text: a compact JSON array."""
-    parts: list[str] = []
+    parts: list[str] = [] if forms else ["'['"]
     for number, (form, value) in enumerate(zip(forms, values, strict=True)):
         parts += [f"'{',' if number else '['}'", f"({key_sql(form, value)})"]
     return concat([*parts, "']'"])

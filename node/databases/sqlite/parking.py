@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dispatcher.ports import Letter, Parked, ParkedItem, Reason, Waiting
 from node.databases.parked import items_of, items_text, waits_of, waits_text
 from node.databases.sqlite.lexical import quoted
-from node.databases.sqlite.reading import Reading, by_type
+from node.databases.sqlite.reading import Reading, by_type, referring_values
 from schemas.stamp import Stamp
 from schemas.structure import ItemType, Reference, Structure
 from serializers.keys import Item
@@ -76,8 +76,8 @@ def referring(reading: Reading, target: str, source: str, reference: Reference) 
     there, from_there = reading.types[target], reading.types[source]
     row = "s" if reference.section else "r"
     tied = " AND ".join(
-        f"{row}.{quoted(ours)} = t.{quoted(theirs)}"
-        for ours, theirs in zip(reference.columns, reference.target_columns, strict=True)
+        f"{ours} = t.{quoted(theirs)}"
+        for ours, theirs in zip(referring_values(reference, row), reference.target_columns, strict=True)
     )
     if reference.section:
         section = next(s for s in from_there.item_type.sections if s.name == reference.section)

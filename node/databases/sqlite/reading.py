@@ -17,6 +17,7 @@ import orjson
 from dispatcher.ports import Content
 from node.databases.sqlite.lexical import (
     Form,
+    all_of,
     json_sql,
     key_array_sql,
     key_sql,
@@ -65,7 +66,7 @@ class TypeReading:
     def joined(self, row: str, asked: str = "k") -> str:
         """SQL that ties a row of the root table to the asked key; in a filter NULL equals NULL."""
         equal = "=" if self.item_type.is_object else "IS"
-        return " AND ".join(
+        return all_of(
             f"{row}.{quoted(column)} {equal} {asked}.a{number}" for number, column in enumerate(self.key_columns)
         )
 
@@ -227,6 +228,18 @@ class Reading:
                 elif text is not None:
                     found[items[n]] = text[:-1] + b"," + kept[1:]
         return dict(found)
+
+
+def referring_values(reference: Reference, row: str) -> list[str]:
+    """SQL for what a reference's columns hold; NULL where a composite holds something else."""
+    within = reference.within
+    if within is None:
+        return [f"{row}.{quoted(column)}" for column in reference.columns]
+    column, says = f"{row}.{quoted(within.column)}", "'" + within.says.replace("'", "''") + "'"
+    if not within.json:
+        return [f"CASE WHEN {column} = {says} THEN {row}.{quoted(reference.columns[0])} END"]
+    of_type = f"json_valid({column}) AND json_extract({column}, '$.\"#type\"') = {says}"
+    return [f"CASE WHEN {of_type} THEN json_extract({column}, '$.\"#value\"') END"]
 
 
 def by_type(items: Iterable[Item]) -> dict[str, list[Item]]:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from dispatcher.ports import Accepted, Collision, Kept, Letter, Local, ParkedItem, Reason, Received, Taken, Waiting
-from node.databases.sqlite import parking
+from node.databases.sqlite import naming, parking
 from node.databases.sqlite.folding import fold
 from node.databases.sqlite.hooked import hook_tables
 from node.databases.sqlite.reading import Reading
@@ -17,7 +17,7 @@ from node.databases.sqlite.writing import Writing
 from node.databases.type_names import TypeNames
 from schemas.errors import MessageError
 from schemas.stamp import Stamp
-from schemas.structure import Structure
+from schemas.structure import Names, Structure
 from serializers import beside
 from serializers.keys import Item
 from serializers.message import Version
@@ -98,6 +98,9 @@ class SqliteReceivingView:
             found[item] = Local(Version(Stamp(stamp), origin), seen_there, item in existing, mark, source)
         found.update({item: Local(None, {}, True) for item in existing if item not in found})
         return found
+
+    def names(self, names: Names) -> Mapping[Any, str]:
+        return naming.names(self._connection, names, self._type_ids)
 
     def contents(self, items: Sequence[Item]) -> Mapping[Item, bytes | None]:
         return {content.item: content.text for content in self._reading.contents(items)}

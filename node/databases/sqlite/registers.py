@@ -5,6 +5,7 @@
     journal                   the journal mode that install found, where it switched to WAL; uninstall goes back to it
     log -> register           what capture wrote, and the versions that the fold makes of it
     presence, ahead, pending  what neighbours hold, have before its turn, are to get out of turn
+    named                     predefined items, by the names that they bear: also when they are gone
     rights                    items, or types (no key), whose rights may have changed, until they are looked at again
     below                     nodes farther down, and the children through which they are reached
     walks                     how far such a type has been looked at again, by marks, from the largest down
@@ -77,6 +78,11 @@ _TABLES = {
         source TEXT,
         gone INTEGER NOT NULL DEFAULT 0,
         kept TEXT,
+        PRIMARY KEY (type, key)) WITHOUT ROWID""",
+    "kod_named": """CREATE TABLE kod_named (
+        type INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        name TEXT NOT NULL,
         PRIMARY KEY (type, key)) WITHOUT ROWID""",
     "kod_presence": """CREATE TABLE kod_presence (
         node TEXT NOT NULL,

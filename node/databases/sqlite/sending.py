@@ -23,15 +23,15 @@ from dispatcher.ports import (
     Tie,
 )
 from node.databases.dangling import leads_nowhere
-from node.databases.sqlite import rights
+from node.databases.sqlite import naming, rights
 from node.databases.sqlite.folding import fold
 from node.databases.sqlite.hooked import hook_tables
 from node.databases.sqlite.lexical import Form, key_array_sql, quoted
-from node.databases.sqlite.reading import Reading, TypeReading, by_type
+from node.databases.sqlite.reading import Reading, TypeReading, by_type, referring_values
 from node.databases.turns import turn_sql
 from node.databases.type_names import TypeNames
 from schemas.stamp import Stamp
-from schemas.structure import Reference, Routing, Structure
+from schemas.structure import Names, Reference, Routing, Structure
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -66,6 +66,9 @@ def change_of(row: Sequence[Any], type_names: Mapping[int, str]) -> Change:
 
 
 class SqliteSendingView:
+    reads_only = False
+    """Nothing is to be noted."""
+
     def __init__(
         self,
         connection: sqlite3.Connection,
@@ -165,8 +168,8 @@ class SqliteSendingView:
         source, target = self._reading.types[type_name], self._reading.types[reference.target]
         row = "s" if reference.section else "r"
         tied = " AND ".join(
-            f"t.{quoted(theirs)} = {row}.{quoted(ours)}"
-            for ours, theirs in zip(reference.columns, reference.target_columns, strict=True)
+            f"t.{quoted(theirs)} = {ours}"
+            for ours, theirs in zip(referring_values(reference, row), reference.target_columns, strict=True)
         )
         return self._connection.execute(
             f"SELECT k.n, {target.key_of_row('t')} FROM {source.source_of(reference)} JOIN {target.table} t ON {tied}"
@@ -320,10 +323,14 @@ class SqliteSendingView:
                 if target is None or target.table is None:
                     continue
                 rows = self._reading.types[type_name].source_of(reference)
-                nowhere = leads_nowhere(reference, target.table, "s" if reference.section else "r", quoted, quoted)
+                values = referring_values(reference, "s" if reference.section else "r")
+                nowhere = leads_nowhere(reference, target.table, values, quoted, quoted)
                 for (n,) in self._connection.execute(f"SELECT DISTINCT k.n FROM {rows} WHERE {nowhere}"):
                     found.setdefault(of_type[n], str(reference))
         return found
+
+    def names(self, names: Names) -> Mapping[Any, str]:
+        return naming.names(self._connection, names, self._type_ids, reads_only=self.reads_only)
 
     def contents(self, items: Sequence[Item]) -> Iterator[Content]:
         return self._reading.contents(items)

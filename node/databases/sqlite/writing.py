@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any
 
 from dispatcher.ports import Accepted, Taken
-from node.databases.sqlite.lexical import Form, Stored, any_of, quoted, stored, stored_as_is, stored_key
+from node.databases.sqlite.lexical import Form, Stored, all_of, any_of, quoted, stored, stored_as_is, stored_key
 from node.databases.sqlite.parking import referring
 from node.databases.sqlite.reading import Reading, TypeReading
 from node.databases.sqlite.reflection import reflect, unique_indexes
@@ -111,7 +111,7 @@ class _Rows:
         return list(zip(self.columns.columns, self.columns.forms, strict=True))
 
     def _keyed(self, first: int) -> str:
-        return " AND ".join(f"{quoted(c)} {self._equal} ?{n}" for n, c in enumerate(self.key, first))
+        return all_of(f"{quoted(c)} {self._equal} ?{n}" for n, c in enumerate(self.key, first))
 
 
 def _differs(column: str, number: int, form: Form) -> str:
@@ -174,7 +174,7 @@ class _Merging:
         """SELECT n, own key (or the values) of the rows that the asked items have now."""
         listed = ", ".join(f"s.{quoted(c)}" for c in (self.own_key if self.by_key else self.columns.columns)) or "1"
         if root is None:  # a record set: the asked values are the filter's
-            linked = " AND ".join(f"s.{quoted(c)} IS k.a{n}" for n, c in enumerate(self.link))
+            linked = all_of(f"s.{quoted(c)} IS k.a{n}" for n, c in enumerate(self.link))
             return f"SELECT k.n, {listed} FROM temp.kod_asked k CROSS JOIN {self.table} s ON {linked}"
         linked = " AND ".join(
             f"s.{quoted(own)} = r.{quoted(theirs)}" for own, theirs in zip(self.link, targets, strict=True)
@@ -459,8 +459,8 @@ class Writing:
         there: dict[Item, list[Row]] = {}
         others: list[tuple[Item, list[Any]]] = []
         self._reading.ask(items)
-        listed = ", ".join(f"s.{quoted(c)}" for c in merging.link)
-        statement = merging.there(None, ()).replace("SELECT k.n, ", f"SELECT k.n, {listed}, ", 1)
+        listed = "".join(f", s.{quoted(c)}" for c in merging.link)
+        statement = merging.there(None, ()).replace("SELECT k.n, ", f"SELECT k.n{listed}, ", 1)
         width = len(merging.link)
         for n, *row in self._connection.execute(statement):
             item, link = items[n], tuple(row[:width])
@@ -470,7 +470,7 @@ class Writing:
                 there.setdefault(item, []).append(tuple(row[width:]))
             else:
                 others.append((item, list(link)))
-        linked = " AND ".join(f"{quoted(c)} IS ?" for c in merging.link)
+        linked = all_of(f"{quoted(c)} IS ?" for c in merging.link)
         self._many(f"DELETE FROM {merging.table} WHERE {linked}", others)
         self._merge(merging, incoming, there, links)
 
