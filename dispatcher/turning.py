@@ -94,6 +94,12 @@ class Turning:
         """Types with a step; the others need not come here."""
         return frozenset(name for step in self._steps for name in step.types if name in self._structure.types)
 
+    @cached_property
+    def _named(self) -> dict[str, str]:
+        """All names under which items of these types arrive, old ones too, and what the types are called here."""
+        old = {old: name for old, name in self._structure.formerly.items() if name in self.types}
+        return old | {name: name for name in self.types}
+
     def outgoing(self, view: SendingView, contents: Sequence[Content]) -> list[Outgoing]:
         """For each content, in their order; a text of None is a deletion."""
         turnables = [self._turnable(content) if content.item.type in self.types else None for content in contents]
@@ -113,10 +119,12 @@ class Turning:
 
         Raises MessageError where an item cannot be turned.
         """
-        if self.types.isdisjoint(item.type for item in message.items):
+        named = self._named
+        if named.keys().isdisjoint(item.type for item in message.items):
             return message
-        turnables = [_copied(item) if item.type in self.types else None for item in message.items]
-        for batch in self._batches((item.type, one) for item, one in zip(message.items, turnables, strict=True)):
+        turnables = [_copied(item) if item.type in named else None for item in message.items]
+        typed = ((named[item.type], one) for item, one in zip(message.items, turnables, strict=True) if one is not None)
+        for batch in self._batches(typed):
             for step in reversed(self._steps):
                 if batch.item_type.name in step.types:
                     step.incoming(view, batch)
@@ -131,7 +139,7 @@ class Turning:
         try:
             return self.incoming(view, message)
         except MessageError:
-            return Message(message.header, tuple(item for item in message.items if item.type not in self.types))
+            return Message(message.header, tuple(item for item in message.items if item.type not in self._named))
 
     def _batches(self, typed: Iterable[tuple[str, Turnable | None]]) -> list[Batch]:
         by_type: dict[str, list[Turnable]] = {}

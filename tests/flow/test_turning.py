@@ -102,3 +102,11 @@ def test_a_message_with_what_cannot_be_turned_is_refused_whole() -> None:
     with pytest.raises(MessageError, match="y is not x"):
         turning.incoming(RECEIVING, message)
     assert [one.type for one in turning.incoming_as_far(RECEIVING, message).items] == ["Plain"]
+
+
+def test_an_item_under_its_types_old_name_is_turned() -> None:
+    """While a type is renamed node by node its old name still arrives: unturned, it would become another item."""
+    structure = Structure(STRUCTURE.types, formerly={"Before": "Turned"})
+    message = Message(HEADER, (incoming("Before", {"id": "xa", "name": "b"}),))
+    (turned,) = Turning(structure, [Wraps("x")]).incoming(RECEIVING, message).items
+    assert (turned.type, turned.value) == ("Before", {"id": "a", "name": "b"})
