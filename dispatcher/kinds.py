@@ -12,6 +12,7 @@ What has no counterpart here is a fault of that item: its message waits, with th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from dispatcher.ports import ReceivingView, SendingView
@@ -47,12 +48,13 @@ def _fault(one: Turnable, item_type: ItemType, section: str | None, name: str, t
 class Composites:
     def __init__(self, structure: Structure) -> None:
         self.types = frozenset(name for name, t in structure.types.items() if t.composites)
+        self._formerly = structure.formerly
 
     def outgoing(self, view: SendingView, batch: Batch) -> None:
         self._each(batch, _joined)
 
     def incoming(self, view: ReceivingView, batch: Batch) -> None:
-        self._each(batch, _divided)
+        self._each(batch, partial(_divided, formerly=self._formerly))
 
     def _each(self, batch: Batch, turn: Callable[[Composite, Row], str | None]) -> None:
         for composite in batch.item_type.composites:
@@ -87,15 +89,19 @@ def _joined(composite: Composite, row: Row) -> str | None:
     return f"{kind!r} says no type of those that `composite` names"
 
 
-def _divided(composite: Composite, row: Row) -> str | None:
-    """One property -> own columns; an absent one leaves them alone."""
+def _divided(composite: Composite, row: Row, formerly: Mapping[str, str]) -> str | None:
+    """One property -> own columns; an absent one leaves them alone. `formerly`: new names of types, by the old ones."""
     if composite.name not in row:
         return None
     value = row.pop(composite.name)
-    if value is not None and not (isinstance(value, dict) and value.keys() == {"#type", "#value"}):
+    if value is not None and not (
+        isinstance(value, dict) and value.keys() == {"#type", "#value"} and isinstance(value["#type"], str)
+    ):
         return 'it has to be null or {"#type": …, "#value": …}'
+    if value is not None:
+        value = {"#type": formerly.get(value["#type"], value["#type"]), "#value": value["#value"]}
     if composite.json:
-        row[composite.json] = None if value is None else as_text({"#type": value["#type"], "#value": value["#value"]})
+        row[composite.json] = None if value is None else as_text(value)
         return None
     row[composite.kind] = None
     row.update({choice.own: None for choice in composite.choices.values()})
@@ -184,7 +190,7 @@ class Predefined:
     def _no_counterpart(
         self, one: Turnable, batch: Batch, pointer: Pointer, target: str, name: str, *, several: bool
     ) -> None:
-        item_type = self._structure.types.get(target)
+        item_type = self._structure.named(target)
         if item_type is None or item_type.predefined is None:
             text, hint = f"the predefined {target} {name!r} has no counterpart here: there is no table for it", ""
         else:
@@ -197,6 +203,7 @@ class Predefined:
     def _names(
         self, view: SendingView | ReceivingView, target: str, known: dict[str, Mapping[Any, str]]
     ) -> Mapping[Any, str]:
+        target = self._structure.formerly.get(target, target)
         if target not in known:
             item_type = self._structure.types.get(target)
             names: Names | None = item_type.predefined if item_type is not None else None

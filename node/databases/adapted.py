@@ -19,8 +19,8 @@ import orjson
 from schemas.errors import ConfigError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
-from schemas.structure import Field, ItemType, Structure
-from serializers.beside import without_place
+from schemas.structure import Composite, Enumeration, Field, ItemType, Pointer, Structure
+from serializers.beside import ROWS, without_place
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -191,9 +191,11 @@ def _rekey(item_type: ItemType, before: Sequence[Sequence[str | None]], register
         moved.setdefault(before_key, []).append(key)
     registers.put(item_type.name, found, moved)
     names = ", ".join(prop or "" for prop, _ in before)
+    lost = 0 if whole else sum(entry.kept is not None for entry in entries.values())
+    of_rows = f"; what was kept of rows of {lost} of them, without columns here, is kept no more" if lost else ""
     return (
         f"{item_type.name}: its filter was [{names}] and is [{', '.join(item_type.key_names)}]: {len(entries)} sets "
-        f"are {len(found)} now, and go to the neighbours once more"
+        f"are {len(found)} now, and go to the neighbours once more{of_rows}"
     )
 
 
@@ -295,8 +297,33 @@ def _adopted(item_type: ItemType, item: Item, kept: str, text: bytes | None) -> 
     whole = "Filter" in beside if not item_type.is_object else set(item_type.key_names) <= beside.keys()
     if text is None and not whole:
         return None  # of an item that is gone
+    _refuse_wires_form(item_type, beside, whole)
     value = beside if whole or text is None else orjson.loads(text)
     rest = without_place(item_type, value)
     if rest == beside:
         return None
     return Adopted(item, value, text is not None, orjson.dumps(rest).decode() if rest else None)
+
+
+def _refuse_wires_form(item_type: ItemType, beside: Mapping[str, Any], whole: bool) -> None:
+    """Without columns a property was kept as it came: put into columns unturned it would say something else.
+
+    Raises ConfigError.
+    """
+    rows = beside.get(ROWS, {})
+    turned: list[Composite | Enumeration | Pointer] = [*item_type.composites, *item_type.enumerations]
+    for one in [*turned, *item_type.pointers] if whole else turned:
+        kept_rows = rows.get(one.section or "Records", {})
+        of_row = any(one.name in row for row in kept_rows.values())
+        if whole or of_row or (one.section or one.name) in beside.keys() & _has_place(item_type):
+            name = f"{one.section}.{one.name}" if one.section else one.name
+            raise ConfigError(
+                f"{item_type.name}: {name} was kept as it travels while it had no place here, and stands in another "
+                "form in the tables",
+                hint="take the type out of nodes.yaml for one `kod install` (what was kept is forgotten), put it back, "
+                "install again, and have a neighbour send it (`kod history`)",
+            )
+
+
+def _has_place(item_type: ItemType) -> frozenset[str]:
+    return item_type.held_names | {one.name for one in item_type.composites if one.section is None}

@@ -156,6 +156,26 @@ def test_what_a_composite_refers_to_goes_ahead_of_it_or_with_it(network: Callabl
     assert len(pair.equal("SELECT person_id FROM people ORDER BY 1")) == 3
 
 
+def test_a_reference_in_a_composite_that_leads_nowhere_waits_alone(network: Callable[..., Pair]) -> None:
+    """No database checks it: taken in, it would point at nothing, and nobody would hear of it."""
+    pair = network()
+    root, one, _ = (peer.world for peer in pair.peers.values())
+    root.execute(
+        "INSERT INTO payments (payment_id, payer_kind, payer_person, subject) VALUES (1, 'P', 'lost', NULL), "
+        """(2, 'text', NULL, NULL), (3, NULL, NULL, '{"#type": "Catalog.Person", "#value": "gone"}')""",
+    )
+    pair.exchange()
+    assert one.execute("SELECT payment_id FROM payments") == [(2,)]
+    waited_for = {item for parked in one.database.parked() for item in parked.waits_for}
+    assert waited_for == {Item(PERSON, '["lost"]'), Item(PERSON, '["gone"]')}
+    said = {m.property for m in root.database.check(root.structure()) if "is not there" in m.text}
+    assert said == {"payer_person", "subject"}
+    root.execute("INSERT INTO people VALUES ('lost', 'x'), ('gone', 'x')")
+    pair.exchange()
+    pair.settled()
+    assert len(pair.equal(PAYMENTS)) == 3
+
+
 def test_enumerations_are_names_on_the_wire(network: Callable[..., Pair]) -> None:
     """Their rows have other keys at each node; one that a node lacks makes the message wait until it is there."""
     pair = network()

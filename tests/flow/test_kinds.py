@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dispatcher.kinds import steps
 from dispatcher.ports import Content
-from dispatcher.turning import Turning
+from dispatcher.turning import Batch, Turnable, Turning
 from schemas.compilation import compile_structure, generate_package
 from schemas.network import CompositeSettings, LookupSettings, TypeSettings
 from schemas.package import ANY
@@ -164,3 +165,13 @@ def test_a_type_column_that_says_nothing_known_holds_the_item_with_its_reason() 
     assert good == (b'{"id":1,"payer":{"#type":"Customer","#value":null}}', None)
     (bad,) = turning.outgoing(NoNames(), [Content(Item("Payment", "[1]"), text.replace(b"Customer", b"X"))])  # type: ignore[arg-type]
     assert bad.fault == "Payment.payer: 'X' says no type of those that `composite` names"
+
+
+def test_a_composite_says_its_type_by_an_old_name() -> None:
+    """While a type is renamed node by node: it would have no column here, and its message would wait for ever."""
+    compiled = replace(structure(), formerly={"Client": "Customer"})
+    (step, *_) = steps(compiled)
+    one = Turnable({"id": 1, "payer": {"#type": "Client", "#value": 5}})
+    step.incoming(None, Batch(compiled["Payment"], [one]))  # type: ignore[arg-type]
+    assert one.fault is None
+    assert (one.value["@kind"], one.value["@customer"]) == ("Customer", 5)
