@@ -15,9 +15,8 @@ from pathlib import Path
 
 from node.config import node_settings
 from node.databases import Database
-from node.opened import connect, structure_of, tables_of
+from node.opened import connect, structure_of
 from node.packages import put_in_place
-from schemas.compilation import compile_structure
 from schemas.errors import ConfigError, Fault, KodError, UnavailableError
 from schemas.network import Network
 from schemas.package import Package
@@ -91,8 +90,7 @@ def _fitting(
     database: Database, network: Network, code: str, package: Package
 ) -> tuple[Structure, tuple[Mismatch, ...]]:
     """The node's structure by the new package, and what does not fit now, and did before."""
-    exchange = node_settings(network, code).exchange
-    structure = compile_structure(package, exchange, tables_of(database, exchange))
+    structure = structure_of(database, network, code, package=package)
     before = structure_of(database, network, code).mismatches
     return structure, tuple(m for m in structure.mismatches if m not in before)
 

@@ -15,6 +15,7 @@ from schemas.compilation import compile_structure, generate_package, tables_need
 from schemas.errors import ConfigError, UnavailableError
 from schemas.kinds import named_columns
 from schemas.network import Network, TypeSettings
+from schemas.package import Package
 from schemas.structure import Structure
 from schemas.tables import Table
 from schemas.xsd import fingerprinted
@@ -34,13 +35,21 @@ def open_node(network: Network, code: str, wrong: list[Wrong] | None = None) -> 
         raise
 
 
-def structure_of(database: Database, network: Network, code: str, wrong: list[Wrong] | None = None) -> Structure:
-    """What package, nodes.yaml, hooks and tables make together now. `wrong`: see `open_node`."""
+def structure_of(
+    database: Database,
+    network: Network,
+    code: str,
+    wrong: list[Wrong] | None = None,
+    *,
+    package: Package | None = None,
+) -> Structure:
+    """What package (another than nodes.yaml's, where given), nodes.yaml, hooks and tables make together now. `wrong`:
+    see `open_node`."""
     exchange = node_settings(network, code).exchange
     loaded = load(network.hooks, exchange) if wrong is None else examine(network.hooks, exchange)[0]
     exchange, found = with_exceptions(exchange, loaded)
     tables = tables_of(database, exchange, source_tables(loaded))
-    structure, more = bind(_structure(network, exchange, tables), loaded, tables)
+    structure, more = bind(_structure(package or package_of(network), exchange, tables), loaded, tables)
     found += more
     if wrong is not None:
         wrong += found
@@ -54,8 +63,7 @@ def hooks_of(network: Network, code: str) -> Loaded:
     return load(network.hooks, network.nodes[code].exchange)
 
 
-def _structure(network: Network, exchange: Mapping[str, TypeSettings], tables: Mapping[str, Table]) -> Structure:
-    package = package_of(network)
+def _structure(package: Package | None, exchange: Mapping[str, TypeSettings], tables: Mapping[str, Table]) -> Structure:
     if package is not None:
         return compile_structure(package, exchange, tables)
     structure = compile_structure(fingerprinted(generate_package(exchange, tables)), exchange, tables)

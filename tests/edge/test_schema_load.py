@@ -104,6 +104,31 @@ def test_a_daemon_that_does_not_find_what_was_loaded_goes_on_with_what_it_has(ma
     network.wait_for("01", "SELECT id, name FROM customers", [(1, "Ada")])
 
 
+_HOOKS = """
+from node.hooks import Hooks, Source
+
+
+class Customer(Hooks, type="Catalog.Customer"):
+    sources = (Source("remarks", id="customer"),)
+"""
+
+
+def test_a_package_that_is_loaded_leaves_what_hooks_declare(make_network: MakeNetwork) -> None:
+    """Or from then on nobody would see what is written to the tables of a hook."""
+    remarks = "CREATE TABLE remarks (customer INT NOT NULL PRIMARY KEY, text VARCHAR(80));\n"
+    network = make_network([Node("00", _CUSTOMERS + remarks), Node("01", _CUSTOMERS + remarks, "00")], _EXCHANGE)
+    (network.folder / "hooks.py").write_text(_HOOKS, encoding="utf-8")
+    network.path.write_text(network.path.read_text(encoding="utf-8") + "hooks: hooks.py\n", encoding="utf-8")
+    network.install()
+    network.execute("00", ("INSERT INTO customers VALUES (?, ?)", (1, "Ada")))
+    network.kod("run", "--node", "00", "--once")
+    network.execute("00", "ALTER TABLE customers ADD COLUMN phone VARCHAR(20)")
+    network.kod("schema", "generate", "--node", "00", "-o", "new.xsd")
+    network.kod("schema", "load", "new.xsd", "--node", "00")
+    network.execute("00", ("INSERT INTO remarks VALUES (?, ?)", (1, "pays late")))
+    assert network.status("00")["items_waiting"] == 1
+
+
 _WARM = """
 import sys
 from node.__main__ import main
