@@ -27,14 +27,17 @@ from serializers.message import part_of, put_together, read_message
 from tests.cluster.kept import Backup
 
 if TYPE_CHECKING:
-    from tests.cluster.simulation import SimNode, World
+    from tests.cluster.simulation import Link, SimNode, World
 
 
 class Lives:
     """What becomes of the databases of a world."""
 
-    def __init__(self, world: World, seed: int, folder: Path) -> None:
+    def __init__(self, world: World, seed: int, folder: Path, *, late: bool = False) -> None:
+        """`late`: what is on its way from a life that ends arrives behind all that the next one sends for now."""
         self.world = world
+        self._late: list[tuple[tuple[str, str], list[Letter]]] | None = [] if late else None
+        """Links, and what is held up on each."""
         self.chance = random.Random(f"lives {seed}")
         """Of its own, so that a history without such events is what it was."""
         nodes = {code: NodeSettings(code, code, parent, "") for code, parent in world.topology.parents.items()}
@@ -117,6 +120,7 @@ class Lives:
         self.follow(node)
         node.stop()
         self._note_what_is_lost(node)
+        self._hold_up(node)
         self.world.witness.went_back(node.code)
         node.kept.reset(self._backup)
         if self._backup is None:
@@ -132,6 +136,18 @@ class Lives:
         if known is not None and known.life > life:
             self._refuses(node, f"it is of {life}, and the node has come to {known.life}")
         self.recover(node)
+
+    def _hold_up(self, node: SimNode) -> None:
+        if self._late is not None:
+            for edge, link in self._links_from(node):
+                self._late.append((edge, link.letters))
+                link.letters = []
+
+    def hand_over_late(self) -> None:
+        while self._late:
+            edge, late = self._late.pop(0)
+            self.world.links[edge].letters += late
+            next(node for node in self.world.nodes if node.code == edge[1]).stop()  # it may have taken them before
 
     def move(self, node: SimNode) -> None:
         """The file is put elsewhere, by somebody who says so."""
@@ -162,15 +178,15 @@ class Lives:
 
     def _note_what_is_lost(self, node: SimNode) -> None:
         self.journalled.update(token for line in node.open_database().collisions() for token in _of(line["loser"]))
-        under_way = {token for link in self._links_from(node) for token in _tokens_in(link)}
+        under_way = {token for _, link in self._links_from(node) for token in _tokens_in(link.letters)}
         own = {t for t in self.world.parents if t.split("-")[1] == node.code and self._is_later(t)}
         self.forgiven |= own - self.left - under_way
 
     def _is_later(self, token: str) -> bool:
         return self._backup is None or int(token.split("-")[2]) > self._tokens_backed_up
 
-    def _links_from(self, node: SimNode) -> Iterator[list[Letter]]:
-        return (link.letters for (sender, _), link in self.world.links.items() if sender == node.code)
+    def _links_from(self, node: SimNode) -> Iterator[tuple[tuple[str, str], Link]]:
+        return ((edge, link) for edge, link in self.world.links.items() if edge[0] == node.code)
 
 
 def tokens_of(value: object) -> Iterator[str]:

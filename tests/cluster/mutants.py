@@ -469,7 +469,6 @@ def _delete_customers(node: SimNode, *names: str | None) -> None:
 
 TREES = [put_customer, put_order, put_order, delete_with_orders]
 CLEARINGS = [put_customer, put_order, put_order, move_and_delete]
-GROWTH = [put_customer, put_customer, put_order, put_order]
 CIRCLES = [put_one_of_two, put_one_of_two, put_one_of_two, delete_both]
 
 # --- rights and owners
@@ -536,7 +535,7 @@ RULES: dict[Patch, dict[str, Any]] = {
     only_where_the_rules_say: {"rights": True},
     incarnation: {"lives": True},
     what_came_from_a_lost_life_proves_nothing: {"lives": True},
-    what_comes_late_from_a_lost_life_proves_nothing: {"lives": True, "losses": True, "writes": GROWTH},
+    what_comes_late_from_a_lost_life_proves_nothing: {"lives": True, "late": True},
     resync_at_first_sight: {"lives": True},
     orphans: {"lives": True, "writes": ORDERS},
     crossed_versions_are_settled: {"lives": True, "writes": [put_shelf]},

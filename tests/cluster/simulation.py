@@ -676,6 +676,7 @@ class World:
         rights: bool = False,
         joins: bool = False,
         lives: bool = False,
+        late: bool = False,
         tree: Callable[[random.Random], Topology] = small_tree,
         events: Sequence[Event] = (),
         writes: Sequence[Callable[[SimNode], None]] = (),
@@ -715,7 +716,7 @@ class World:
         self.writers = frozenset([self.random.choice(self.codes)]) if one_writer else None
         """Where applications write; None: everywhere."""
         self.witness = Witness(self)
-        self.lives = Lives(self, seed, folder) if lives else None
+        self.lives = Lives(self, seed, folder, late=late) if lives else None
         self.links: dict[tuple[str, str], Link] = {}
         for code in self.codes:
             for neighbour in self.topology.neighbours(code):
@@ -795,6 +796,8 @@ class World:
             node = self.random.choice(self.nodes)
             event = self.random.choice(self.events)
             (event if node.joined or event is join else write)(self, node)
+        if self.lives is not None:
+            self.lives.hand_over_late()
 
     def settle(self, rounds_max: int = 300, *, beating: bool = True) -> None:
         """No more writes, no more crashes: the network comes to rest."""
