@@ -828,8 +828,8 @@ class Store(Protocol):
         """The fingerprint of the package that `kod schema load` wants this node to take over; None: of none."""
         ...
 
-    def package_used(self, fingerprint: str) -> None:
-        """This is the one that the node goes on with, whatever was asked for."""
+    def package_settled(self) -> None:
+        """Whatever was asked for: the node goes on with the one that it began with (`start` notes which)."""
         ...
 
     def draining(self) -> Draining | None: ...

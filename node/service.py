@@ -136,7 +136,7 @@ def _served(database: Database, basis: Basis, code: str, admit: Callable[[Databa
             store.start(node.neighbours, node.below)
         except ConfigError as error:
             raise _refused(structure, code) or error from error
-        store.package_used(structure.fingerprint)
+        store.package_settled()
         database.set_draining(False)  # what a drain prepares, an upgrade say, is over
         follow = partial(identity.follow, database, network, code)
         take_over = partial(_asked_for, database, network, code)
@@ -428,7 +428,7 @@ class Service:
         except ConfigError as error:
             text = "; ".join(map(str, error.faults)) or error.text
             event(log, logging.ERROR, "package not taken over", package=asked, error=text, hint=error.hint)
-            self.store.package_used(self._fingerprint)
+            self.store.package_settled()
             return
         event(log, logging.INFO, "package taken over", package=asked, before=self._fingerprint)
         self._stopping.set()

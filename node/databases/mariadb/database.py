@@ -179,7 +179,9 @@ class MariadbDatabase:
 
     def package(self) -> tuple[str | None, str | None]:
         with self._connected(installed=True) as connection:
-            asked, used = connection.one("SELECT package_asked, package_used FROM kod_node")
+            asked, used = connection.one(
+                "SELECT package_asked, (SELECT fingerprint FROM kod_packages ORDER BY since DESC LIMIT 1) FROM kod_node"
+            )
             return asked, used
 
     def set_draining(self, asked: bool) -> None:

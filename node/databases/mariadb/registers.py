@@ -55,7 +55,6 @@ _TABLES = {
         bus_ahead_ms BIGINT,
         capture VARCHAR(64) NOT NULL DEFAULT '',
         package_asked VARCHAR(64),
-        package_used VARCHAR(64),
         draining VARCHAR(8),
         hooks VARCHAR(64) NOT NULL DEFAULT ''""",
     "kod_packages": """

@@ -185,9 +185,9 @@ class MariadbStore:
             (asked,) = asker.one("SELECT package_asked FROM kod_node")
             return str(asked) if asked is not None else None
 
-    def package_used(self, fingerprint: str) -> None:
+    def package_settled(self) -> None:
         with self._writing() as connection, transaction(connection):
-            connection.run("UPDATE kod_node SET package_used = %s, package_asked = NULL", (fingerprint,))
+            connection.run("UPDATE kod_node SET package_asked = NULL")
 
     def draining(self) -> Draining | None:
         with self._asking.connection() as asker:

@@ -215,7 +215,9 @@ class PostgresqlDatabase:
     def package(self) -> tuple[str | None, str | None]:
         with self._connections.connection() as connection:
             _must_be_installed(connection)
-            row = connection.execute("SELECT package_asked, package_used FROM kod.node").fetchone()
+            row = connection.execute(
+                "SELECT package_asked, (SELECT fingerprint FROM kod.packages ORDER BY since DESC LIMIT 1) FROM kod.node"
+            ).fetchone()
         return (row[0], row[1]) if row else (None, None)
 
     def set_draining(self, asked: bool) -> None:

@@ -56,7 +56,6 @@ CREATE TABLE kod.node (
   told_session bigint,
   bus_ahead_ms bigint,
   package_asked text,
-  package_used text,
   draining text,
   hooks text NOT NULL DEFAULT ''
 );

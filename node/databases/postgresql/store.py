@@ -298,9 +298,9 @@ class PostgresqlStore:
             row = connection.execute("SELECT package_asked FROM kod.node").fetchone()
         return row[0] if row else None
 
-    def package_used(self, fingerprint: str) -> None:
+    def package_settled(self) -> None:
         with self._connections.connection() as connection:
-            connection.execute("UPDATE kod.node SET package_used = $1, package_asked = NULL", (fingerprint,))
+            connection.execute("UPDATE kod.node SET package_asked = NULL")
 
     def draining(self) -> Draining | None:
         with self._connections.connection() as connection:

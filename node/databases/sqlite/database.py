@@ -324,7 +324,9 @@ class SqliteDatabase:
 
     def package(self) -> tuple[str | None, str | None]:
         with self._connected(installed=True) as connection:
-            asked, used = connection.execute("SELECT package_asked, package_used FROM kod_node").fetchone()
+            asked, used = connection.execute(
+                "SELECT package_asked, (SELECT fingerprint FROM kod_packages ORDER BY since DESC LIMIT 1) FROM kod_node"
+            ).fetchone()
             return asked, used
 
     def set_draining(self, asked: bool) -> None:

@@ -46,7 +46,6 @@ _TABLES = {
         told_session INTEGER,
         bus_ahead_ms INTEGER,
         package_asked TEXT,
-        package_used TEXT,
         draining TEXT,
         hooks TEXT NOT NULL DEFAULT '')""",
     "kod_packages": """CREATE TABLE kod_packages (

@@ -222,9 +222,9 @@ class SqliteStore:
             (asked,) = self._open_asker().execute("SELECT package_asked FROM kod_node").fetchone()
             return str(asked) if asked is not None else None
 
-    def package_used(self, fingerprint: str) -> None:
+    def package_settled(self) -> None:
         with self._writing() as connection, transaction(connection):
-            connection.execute("UPDATE kod_node SET package_used = ?, package_asked = NULL", (fingerprint,))
+            connection.execute("UPDATE kod_node SET package_asked = NULL")
 
     def draining(self) -> Draining | None:
         with self._asking, translated(self._path):
