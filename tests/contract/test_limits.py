@@ -181,9 +181,9 @@ def test_what_goes_to_forty_nodes_is_read_and_serialised_once(
     read: list[Item] = []
     texts_of = Sender._texts
 
-    def counted(self, view, changes):  # type: ignore[no-untyped-def]
+    def counted(self, view, changes, texts):  # type: ignore[no-untyped-def]
         read.extend(change.item for change in changes)
-        return texts_of(self, view, changes)
+        return texts_of(self, view, changes, texts)
 
     monkeypatch.setattr(Sender, "_texts", counted)
     tree.send()
