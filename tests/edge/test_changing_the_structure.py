@@ -26,7 +26,10 @@ import yaml
 from tests.edge.network import WITHIN_S
 from tests.servers import _end_with_parent
 
-pytestmark = pytest.mark.xdist_group("edge-how-to")
+pytestmark = [
+    pytest.mark.xdist_group("edge-how-to"),
+    pytest.mark.timeout(900),  # the whole page, command by command
+]
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "changing-the-structure.md"
 CODES = ("00", "01", "02")
