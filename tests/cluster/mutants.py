@@ -220,12 +220,12 @@ def holders_before_emission(patch: pytest.MonkeyPatch) -> None:
 
 def stickiness(patch: pytest.MonkeyPatch) -> None:
     """Who holds an item gets its changes only while the rules say so."""
-    facts_of = dispatcher.sending.facts_of
+    facts_of = dispatcher.rights.facts_of
 
     def without_holders(*arguments: Any) -> Facts:
         return replace(facts_of(*arguments), holders={})
 
-    patch.setattr(dispatcher.sending, "facts_of", without_holders)
+    patch.setattr(dispatcher.rights, "facts_of", without_holders)
 
 
 def closure(patch: pytest.MonkeyPatch) -> None:
