@@ -393,8 +393,13 @@ class Link:
         return message is not None and message.header.incarnation < (self.incoming.incarnation or 0)
 
     def _receive_of_earlier_life(self, run: list[Arrived]) -> bool:
-        """Applied as data: versions make that safe. It says nothing of where the sender stands now."""
+        """Applied as data: versions make that safe. It says nothing of where the sender stands now. Where it asks for
+        everything it may be of a database that has been rebuilt and does not know of the later life; what begins then
+        tells it (`received`), on a link that is never idle too."""
         marks = [a for a in run if _is_end_mark(a)]
+        if any("resync" in mark.read().header.extra for mark in marks):
+            self.store.restart_asked(self.sender, lost=True)
+            self.answers = True
         self._drop(marks)
         self._apply_all([a for a in run if a not in marks], completing=None)
         return True

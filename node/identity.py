@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ from schemas.network import Network
 from schemas.stamp import Stamp, digits, from_digits
 
 log = logging.getLogger(__name__)
+
+SPREAD_S = 86_400
+"""Where the clock is behind what is known, the new incarnation is any of so many."""
+_CHANCE = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +208,16 @@ def lives_on(bus: Bus, network: Network, code: str) -> Iterator[Life]:
 # --- beginning anew ---
 
 
-def begin_again(database: Database, bus: Bus, network: Network, code: str, now: Stamp) -> Life:
+def begin_again(
+    database: Database, bus: Bus, network: Network, code: str, now: Stamp, chance: random.Random = _CHANCE
+) -> Life:
     """A new incarnation, later than all that is known of: of a database that was lost or restored."""
     standing = database.standing()
     note = NodeFile(network, code).read()
     known = [standing.life, *lives_on(bus, network, code)]
     known += [note.life] if note else []
     known += [standing.told] if standing.told else []
-    life = _next_life(known, now)
+    life = next_life(known, now, chance)
     database.begin_life(life, links=True)
     return life
 
@@ -223,10 +230,17 @@ def _begin_as_copy(database: Database, standing: Standing, note: Note | None, ne
             f"a copy would take the live node's messages: this database is of {lives}",
             hint="another `network:` in the copy's nodes.yaml (it names topics and folders), then `kod run --copy`",
         )
-    database.begin_life(_next_life([standing.life, *([note.life] if note else [])], now), links=False)
+    known = [standing.life, *([note.life] if note else [])]
+    database.begin_life(next_life(known, now, _CHANCE), links=False)
 
 
-def _next_life(known: Iterable[Life], now: Stamp) -> Life:
+def next_life(known: Iterable[Life], now: Stamp, chance: random.Random) -> Life:
+    """Later than those known. The second tells it from lives that nobody here remembers; a clock that is behind has
+    none to give, and the number after those known is the one that the last recovery from the same backup took too.
+    Neighbours would take the new life for that one, with its versions and sessions. Chance keeps them apart; a life
+    that then passes for an earlier one hears of the later (`told`)."""
     lives = list(known)
-    incarnation = max(now // 1000, max(life.incarnation for life in lives) + 1)
+    newest, second = max(life.incarnation for life in lives), now // 1000
+    behind = second < newest
+    incarnation = newest + 1 + chance.randrange(SPREAD_S) if behind else max(second, newest + 1)
     return Life(incarnation, max(life.session for life in lives))

@@ -40,6 +40,7 @@ class Lives:
         """Links, and what is held up on each."""
         self.chance = random.Random(f"lives {seed}")
         """Of its own, so that a history without such events is what it was."""
+        self._incarnations = random.Random(f"incarnations {seed}")
         nodes = {code: NodeSettings(code, code, parent, "") for code, parent in world.topology.parents.items()}
         self.network = Network("sim", "", nodes, folder / "nodes.yaml", state=folder / "state")
         self.left: set[str] = set()
@@ -95,7 +96,7 @@ class Lives:
 
     def _recover(self, node: SimNode) -> None:
         database = node.open_database()
-        identity.begin_again(database, node.bus(), self.network, node.code, node.clock.now())
+        identity.begin_again(database, node.bus(), self.network, node.code, node.clock.now(), self._incarnations)
         self.world.may_crash()
         node.boot()
         recovering.ask(node.store, node.view)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.ports import Life
+from node.identity import NodeFile
 from schemas.errors import IdentityError
 from schemas.topology import Topology
 from tests.cluster.kept import connections
@@ -37,6 +38,22 @@ def die(*_: object) -> None:
 def lives(world: World) -> Lives:
     assert world.lives is not None
     return world.lives
+
+
+def lose_with_its_machine(world: World, node: SimNode) -> None:
+    """The node's file goes with the database."""
+    node.stop()
+    NodeFile(lives(world).network, node.code).remove()
+    lives(world).go_back(node)
+
+
+def live_on(node: SimNode, neighbour: SimNode) -> None:
+    """It writes, and all of that has come."""
+    write(node)
+    node.send_all()
+    while neighbour.step("receive"):
+        pass
+    assert neighbour.contents()["customers"]
 
 
 def test_what_comes_late_from_a_lost_life_is_given_back(world: World) -> None:
@@ -119,3 +136,40 @@ def test_a_resync_ends_although_the_last_session_was_never_recorded(world: World
     lives(world).go_back(top)
     world.settle()
     world.check()
+
+
+def test_two_lives_from_one_backup_have_two_names(world: World) -> None:
+    """The clocks of both machines were behind, and what knew of the first life was lost with it: the second took its
+    name, so its neighbour believed it to have what it had sent in the first, and gave nothing of it back."""
+    top, child = world.nodes
+    lives(world).back_up(child)
+    child.tick(-500_000)
+    lives(world).go_back(child)
+    first = child.origin()
+    live_on(child, top)
+    lose_with_its_machine(world, child)
+    assert child.origin() != first
+    child.tick(600_000)  # the clock is set right
+    world.settle()
+    world.check()
+    assert child.contents()["customers"]
+
+
+def test_a_life_that_passes_for_an_earlier_one_hears_of_the_later_on_a_busy_link(world: World) -> None:
+    """It was rebuilt on a machine whose clock is behind and asked for everything; its question was put away as one of
+    a past life, and only a sign of life of an idle link would have said so."""
+    top, child = world.nodes
+    lives(world).back_up(child)
+    began = child.clock.ms
+    child.tick(100_000)
+    lives(world).go_back(child)
+    later = child.origin()
+    live_on(child, top)
+    world.settle()
+    child.tick(began + 50_000 - child.clock.ms)
+    lose_with_its_machine(world, child)
+    assert child.origin() < later
+    world.settle(beating=False)
+    assert child.origin() > later
+    world.check()
+    assert child.contents()["customers"]

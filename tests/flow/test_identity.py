@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from dispatcher.ports import Life
 from node.databases import Standing
-from node.identity import NodeFile, Note, age_fault, place_fault
+from node.identity import NodeFile, Note, age_fault, next_life, place_fault
 from schemas.errors import ConfigError
 from schemas.network import Network
 from schemas.stamp import Stamp
@@ -70,6 +71,21 @@ def test_a_database_that_has_not_come_so_far_is_to_be_recovered(standing: Standi
     fault = age_fault(standing, note, "01")
     assert fault is not None
     assert "kod recover --node 01" in fault.hint
+
+
+@pytest.mark.parametrize("ahead_s", [0, 1, 50])
+def test_a_new_life_bears_its_second(ahead_s: int) -> None:
+    """And is later than all that is known of, were it recovered within the second of its install."""
+    now = Stamp((LIFE.incarnation + ahead_s) * 1000)
+    assert next_life([LIFE], now, random.Random(1)) == Life(LIFE.incarnation + max(ahead_s, 1), LIFE.session)
+
+
+def test_where_the_clock_is_behind_two_lives_from_one_backup_differ() -> None:
+    """Each would be the next after those that the backup knows of, and the second be taken for the first."""
+    chance = random.Random(1)
+    born = {next_life([LIFE], Stamp(0), chance).incarnation for _ in range(5)}
+    assert len(born) == 5
+    assert min(born) > LIFE.incarnation
 
 
 def test_the_nodes_file_is_read_as_it_was_written_and_never_guessed(tmp_path: Path) -> None:
