@@ -398,7 +398,8 @@ class SendingView(Protocol):
 
     def hold(self, holders: Mapping[str, Mapping[Item, Item | None]]) -> None:
         """Notes neighbours as holders. Before anything leaves. With each item the one whose reference draws it; None
-        where the rules send it."""
+        where the rules send it. What was noted of these neighbours with a session that was never recorded proves
+        nothing from now on, whatever is recorded later; so they are all named, also without items."""
         ...
 
     def look_again(self, items_max: int) -> Again:

@@ -505,7 +505,7 @@ class Sender:
         self._hold_back(view, loads, texts)
         holders = self._holders(loads, classes)
         self._unsettled |= self.rights.follow(view, front.links, holders, position=portion.position)
-        view.hold(holders)
+        self._note_holders(view, loads, holders)
         cut = [(nodes, self._group(nodes, loads, completed, texts)) for nodes, completed in classes]
         sessions = max((len(phases) for _, phases in cut), default=0)
         if portion.changes:
@@ -539,7 +539,7 @@ class Sender:
         self._hold_back(view, loads, texts)
         holders = self._holders(loads, classes)
         self.rights.follow(view, [replace(link, joined=joined)], holders, position=link.position)
-        view.hold(holders)
+        self._note_holders(view, loads, holders)
         if load.changes:
             view.reviewed(max(change.version.stamp for change in load.changes))
         first = view.open_session(self.clock.now(), sessions) if sessions else None
@@ -776,6 +776,14 @@ class Sender:
             if items := {**dict.fromkeys(changed), **drawers}:
                 holders.update((node, items) for node in nodes if node != self.node.parent)
         return holders
+
+    def _note_holders(
+        self, view: SendingView, loads: Mapping[str, Load], holders: Mapping[str, Mapping[Item, Item | None]]
+    ) -> None:
+        """Also of children that get nothing of the kind: what an abandoned session noted of them must not pass for what
+        went with this one."""
+        if self.limited:
+            view.hold({node: holders.get(node, {}) for node in loads if node != self.node.parent})
 
     def _group(
         self, nodes: tuple[str, ...], loads: Mapping[str, Load], completed: Completed, texts: Mapping[Item, bytes]

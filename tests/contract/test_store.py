@@ -479,6 +479,23 @@ def test_limited_items_are_known_only_where_they_are_held(world: StoreWorld) -> 
     assert ties(world, file, after=world.position, limited=[ORDER]) == set()
 
 
+def test_what_an_abandoned_session_noted_does_not_pass_for_what_went_with_the_next(world: StoreWorld) -> None:
+    """What refers to it would go alone then, and wait for ever."""
+    world.execute("INSERT INTO orders VALUES (1, NULL, NULL)", "INSERT INTO order_files VALUES ('f', 1, NULL)")
+    world.serve("01", "02")
+    file = Item(FILE, '["f"]')
+    with world.store.sending() as view:
+        view.hold({"01": {FIRST: None}})
+        view.open_session(Stamp(500))
+    with world.store.sending() as view:
+        view.hold({"01": {}})
+        session = view.open_session(Stamp(600))
+    world.store.record_sent([Sent("01", world.position, session, messages=1, items=1)])
+    assert ties(world, file, after=world.position, limited=[ORDER]) == {(file, FIRST)}
+    with world.store.sending() as view:
+        assert view.holders([FIRST])[FIRST] == {"01"}, "it may have left"
+
+
 def test_the_sender_of_a_limited_item_holds_it(world: StoreWorld) -> None:
     """Stickiness: it gets what becomes of it, whatever the rights say later."""
     with world.store.receiving("01", forward=True, limited=frozenset({ORDER})) as view:

@@ -196,11 +196,12 @@ class PostgresqlSendingView:
         """What is left to be noted: the holders, with the session that is going to be opened, and the boundary."""
         noted = []
         for node, items in self._held.items():
+            noted.append(Statement(_DOUBT, (node,)))
             if items:
                 drawn = orjson.dumps([None if by is None else f"{by.type} {by.key}" for by in items.values()]).decode()
                 opened = None if now is None else str(now)
                 hold = Statement(_HOLD, (*self._ids.items(list(items)), node, drawn, opened))
-                noted += [Statement(_DOUBT, (node,)), hold]
+                noted.append(hold)
         if self._reviewed is not None:
             noted.append(Statement(_REVIEWED, (str(self._reviewed),)))
         self._held, self._reviewed = {}, None
