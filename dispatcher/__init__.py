@@ -2,7 +2,6 @@
 
 ports       what the flow needs of a database, of the bus and of the clock
 sending     select -> review -> complete -> group -> split: T1
-run_up        how much of a backlog is taken at a time                       (pure)
 review        to which neighbours each item goes                               (pure)
 rights        what a neighbour is to get untouched: rights that changed, owners that went somewhere new
 closure       what references draw in with it                                  (pure)

@@ -52,7 +52,6 @@ from dispatcher.ports import (
 )
 from dispatcher.review import leading_to, limited_types, review
 from dispatcher.rights import Rights
-from dispatcher.run_up import RunUp
 from dispatcher.streams import pack, split
 from dispatcher.turning import ITEMS_AT_ONCE, Turning
 from schemas.errors import ConflictError, InvariantError
@@ -197,7 +196,6 @@ class Sender:
         self.turns = history.Turns()
         self._history_waits = True
         """There may be open history cursors."""
-        self._run_up = RunUp()
         self._busy = False
         """The last step sent something: there is more by now, most likely, and the next fold sees it unasked."""
         self._unsettled = True
@@ -493,9 +491,8 @@ class Sender:
                 attempt += 1
 
     def _prepare_in(self, view: SendingView, front: Front) -> Prepared:
-        items_max = self._run_up.items_max(front.nodes, self.settings.portion_items_max)
-        self._again |= view.fold(then=(front.position, items_max)).again
-        portion = self._select(view, front, items_max)
+        self._again |= view.fold(then=(front.position, self.settings.portion_items_max)).again
+        portion = self._select(view, front)
         going = self._review(view, portion.changes, front.nodes)
         texts, portion = self._read(view, portion, going)
         loads = self._load(view, front, portion, going, texts)
@@ -559,11 +556,10 @@ class Sender:
                 return texts, history.cut(portion, portion.lacking[: portion.lacking.index(change) + 1])
         return texts, portion
 
-    def _select(self, view: SendingView, front: Front, items_max: int) -> Portion:
-        changes = view.portion(front.position, items_max)
+    def _select(self, view: SendingView, front: Front) -> Portion:
+        changes = view.portion(front.position, self.settings.portion_items_max)
         top = view.top()
         whole = not changes or changes[-1].mark >= top
-        self._run_up.went(front.nodes, whole=whole)
         return Portion(changes, top if whole else changes[-1].mark, whole)
 
     def _review(self, view: SendingView, changes: Sequence[Change], nodes: Iterable[str]) -> Mapping[str, list[Change]]:
