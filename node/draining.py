@@ -17,9 +17,8 @@ from typing import Any
 
 from dispatcher.ports import Backlog, Draining, Figures
 from node.databases import Database
-from node.opened import open_node
+from node.opened import daemon_runs, open_node
 from node.status import backlogs
-from schemas.errors import ConfigError
 from schemas.network import Network
 from schemas.stamp import Stamp, digits
 
@@ -172,18 +171,10 @@ def _wait(
         if timeout_s is not None and waited_s >= timeout_s:
             raise NotDrainedError(f"not drained within {timeout_s:g} s: {'; '.join(found.waits_for)}")
         if found.state == "asked" and waited_s >= DAEMON_WITHIN_S and not daemon_seen:
-            if not _daemon_runs(look.database, code):
+            if not daemon_runs(look.database, code):
                 raise NotDrainedError(f"no daemon runs for node {code}", f"kod run --node {code}")
             daemon_seen = True
         if found.waits_for != said:
             said = found.waits_for
             say(found)
         time.sleep(LOOK_EVERY_S)
-
-
-def _daemon_runs(database: Database, code: str) -> bool:
-    try:
-        with database.daemon_lock(code):
-            return False
-    except ConfigError:
-        return True

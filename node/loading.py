@@ -15,9 +15,9 @@ from pathlib import Path
 
 from node.config import node_settings
 from node.databases import Database
-from node.opened import connect, structure_of
+from node.opened import connect, daemon_runs, refusals, structure_of
 from node.packages import put_in_place
-from schemas.errors import ConfigError, Fault, KodError, UnavailableError
+from schemas.errors import ConfigError, KodError, UnavailableError
 from schemas.network import Network
 from schemas.package import Package
 from schemas.structure import Mismatch, Structure
@@ -97,12 +97,7 @@ def _fitting(
 
 def _refuse(structures: dict[str, tuple[Structure, tuple[Mismatch, ...]]]) -> None:
     """A type that takes part now would not any more: nothing is loaded."""
-    faults = [
-        Fault(f"node {code}: {m.type}{f'.{m.property}' if m.property else ''}", m.text, m.hint)
-        for code, (_, mismatches) in structures.items()
-        for m in mismatches
-        if m.effect == "refused"
-    ]
+    faults = [fault for code, (_, mismatches) in structures.items() for fault in refusals(mismatches, code)]
     if faults:
         raise ConfigError("the package is not loaded", faults=faults)
 
@@ -119,15 +114,7 @@ def _followed(database: Database, code: str, fingerprint: str) -> str:
         asked, used = database.package()
         if asked is None:
             return "taken over" if used == fingerprint else "refused"
-        if time.monotonic() - began > NOBODY_WITHIN_S and not _runs(database, code):
+        if time.monotonic() - began > NOBODY_WITHIN_S and not daemon_runs(database, code):
             return "no daemon"
         time.sleep(0.05)
     return "refused"
-
-
-def _runs(database: Database, code: str) -> bool:
-    try:
-        with database.daemon_lock(code):
-            return False
-    except ConfigError:
-        return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from node.hooks.loading import Loaded, examine, load
 from node.hooks.structure import Wrong, bind, source_tables, with_exceptions
 from node.packages import package_of
 from schemas.compilation import compile_structure, generate_package, tables_needed
-from schemas.errors import ConfigError, UnavailableError
+from schemas.errors import ConfigError, Fault, UnavailableError
 from schemas.kinds import named_columns
 from schemas.network import Network, TypeSettings
 from schemas.package import Package
-from schemas.structure import Structure
+from schemas.structure import Mismatch, Structure
 from schemas.tables import Table
 from schemas.xsd import fingerprinted
 
@@ -82,6 +82,24 @@ def tables_of(database: Database, exchange: Mapping[str, TypeSettings], others: 
             columns = (replace(c, values=values) if c.name == column else c for c in table.columns)
             tables[name] = replace(table, columns=tuple(columns))
     return tables
+
+
+def daemon_runs(database: Database, code: str) -> bool:
+    """Whether some daemon holds the node's lock."""
+    try:
+        with database.daemon_lock(code):
+            return False
+    except ConfigError:
+        return True
+
+
+def refusals(mismatches: Iterable[Mismatch], code: str) -> list[Fault]:
+    """What keeps types from taking part at all, as faults."""
+    return [
+        Fault(f"node {code}: {m.type}{f'.{m.property}' if m.property else ''}", m.text, m.hint)
+        for m in mismatches
+        if m.effect == "refused"
+    ]
 
 
 def connect(network: Network, code: str) -> Database:

@@ -37,9 +37,9 @@ from node.clock import SystemClock
 from node.config import read_network, signature_keys
 from node.databases import Database
 from node.hooks.bound import BoundHooks, HookStep
-from node.opened import hooks_of, open_node, structure_of
+from node.opened import hooks_of, open_node, refusals, structure_of
 from node.packages import keep_package
-from schemas.errors import ConfigError, ConflictError, Fault, IdentityError, InvariantError, KodError, UnavailableError
+from schemas.errors import ConfigError, ConflictError, IdentityError, InvariantError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
 from schemas.structure import Structure
 from schemas.topology import Topology
@@ -164,10 +164,9 @@ def _tell(structure: Structure, code: str) -> None:
 
 def _refused(structure: Structure, code: str) -> ConfigError | None:
     """Why a node whose capture is of other types than it has now cannot start, where the package is the reason."""
-    refused = [m for m in structure.mismatches if m.effect == "refused"]
-    if not refused:
+    faults = refusals(structure.mismatches, code)
+    if not faults:
         return None
-    faults = [Fault(f"node {code}: {m.type}{f'.{m.property}' if m.property else ''}", m.text, m.hint) for m in refused]
     return ConfigError("the package and the database cannot be reconciled", faults=faults)
 
 
