@@ -91,7 +91,7 @@ def _fitting(
 ) -> tuple[Structure, tuple[Mismatch, ...]]:
     """The node's structure by the new package, and what does not fit now, and did before."""
     structure = structure_of(database, network, code, package=package)
-    before = structure_of(database, network, code).mismatches
+    before = structure_of(database, network, code, tables=structure.tables).mismatches
     return structure, tuple(m for m in structure.mismatches if m not in before)
 
 

@@ -42,13 +42,14 @@ def structure_of(
     wrong: list[Wrong] | None = None,
     *,
     package: Package | None = None,
+    tables: Mapping[str, Table] | None = None,
 ) -> Structure:
     """What package (another than nodes.yaml's, where given), nodes.yaml, hooks and tables make together now. `wrong`:
-    see `open_node`."""
+    see `open_node`; `tables`: as another structure of the node was made of them just now."""
     exchange = node_settings(network, code).exchange
     loaded = load(network.hooks, exchange) if wrong is None else examine(network.hooks, exchange)[0]
     exchange, found = with_exceptions(exchange, loaded)
-    tables = tables_of(database, exchange, source_tables(loaded))
+    tables = tables or tables_of(database, exchange, source_tables(loaded))
     structure, more = bind(_structure(package or package_of(network), exchange, tables), loaded, tables)
     found += more
     if wrong is not None:

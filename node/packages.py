@@ -38,8 +38,8 @@ def keep_package(network: Network) -> None:
     if network.package is not None:
         data = xsd.file_bytes(network.package)
         kept = _kept_in(network)
-        if _kept(data, kept) is None:
-            _keep(xsd.read_xsd(data, str(network.package)), data, kept)
+        if not _is_kept(data, kept):
+            _keep(_package(data, str(network.package), kept), data, kept)
 
 
 def put_in_place(data: bytes, path: Path) -> None:
@@ -71,6 +71,16 @@ def _package(data: bytes, name: str, kept: Path) -> Package:
         found = xsd.read_xsd(data, name)
         _keep(found, data, kept)
     return found
+
+
+def _is_kept(data: bytes, kept: Path) -> bool:
+    """By the file's beginning, where `_keep` writes what it is of."""
+    beginning = orjson.dumps({"of": _hash(data)})[:-1]
+    try:
+        with kept.open("rb") as file:
+            return file.read(len(beginning)) == beginning
+    except OSError:
+        return False
 
 
 def _kept(data: bytes, kept: Path) -> Package | None:

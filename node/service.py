@@ -20,8 +20,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
-
-from apscheduler.schedulers.background import BackgroundScheduler
+from typing import TYPE_CHECKING
 
 from dispatcher import kinds
 from dispatcher.deferring import Deferring
@@ -37,12 +36,15 @@ from node.clock import SystemClock
 from node.config import read_network, signature_keys
 from node.databases import Database
 from node.hooks.bound import BoundHooks, HookStep
-from node.opened import hooks_of, open_node, refusals, structure_of
+from node.opened import connect, hooks_of, refusals, structure_of
 from node.packages import keep_package
 from schemas.errors import ConfigError, ConflictError, IdentityError, InvariantError, KodError, UnavailableError
 from schemas.network import Network, NodeSettings
 from schemas.structure import Structure
 from schemas.topology import Topology
+
+if TYPE_CHECKING:
+    from apscheduler.schedulers.background import BackgroundScheduler
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ LOOK_AGAIN_S = 0.5
 """A link looks for letters so often even when the bus said nothing."""
 
 GC_THRESHOLDS = (50_000, 20, 20)
-"""Messages are trees of short-lived values: with Python's own thresholds a fifth of reading them is collecting."""
+"""Messages are trees of short-lived values: with Python's own thresholds a fifth of reading them is collecting. Of a
+start it is a tenth: all that is made there stays."""
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 SETTINGS_EVERY_S = 1
@@ -79,6 +82,7 @@ def run(network: Network, code: str, *, once: bool = False, moved: bool = False,
     def admitted(database: Database, bus: Bus) -> None:
         identity.admit(database, bus, network, code, SystemClock().now(), moved=moved, copy=copy)
 
+    gc.set_threshold(*GC_THRESHOLDS)
     asked_to_end = threading.Event()
     admit = admitted
     with _locked(network, code) as (database, basis):
@@ -110,9 +114,8 @@ class Basis:
 
 @contextmanager
 def _locked(network: Network, code: str) -> Iterator[tuple[Database, Basis]]:
-    database, structure = open_node(network, code)
-    with closing(database), database.daemon_lock(code):
-        yield database, Basis(network, structure)
+    with closing(connect(network, code)) as database, database.daemon_lock(code):
+        yield database, Basis(network, structure_of(database, network, code))
 
 
 def _known(database: Database, bus: Bus) -> None:
@@ -129,6 +132,7 @@ def _served(database: Database, basis: Basis, code: str, admit: Callable[[Databa
         stack.callback(bus.close)
         admit(database, bus)
         keep_package(network)
+        database.set_draining(False)  # what a drain prepares, an upgrade say, is over
         store = database.store(settings, structure)
         stack.callback(store.close)
         _tell(structure, code)
@@ -137,7 +141,6 @@ def _served(database: Database, basis: Basis, code: str, admit: Callable[[Databa
         except ConfigError as error:
             raise _refused(structure, code) or error from error
         store.package_settled()
-        database.set_draining(False)  # what a drain prepares, an upgrade say, is over
         follow = partial(identity.follow, database, network, code)
         take_over = partial(_asked_for, database, network, code)
         loaded = hooks_of(network, code)
@@ -281,19 +284,18 @@ class Service:
         self._end_on_signals(asked_to_end)
         sys.setswitchinterval(SWITCH_S)
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         loops = {"send": self._send, "wake": self._wake}
         loops |= {f"from-{sender}": partial(self._receive, link) for sender, link in self.receiver.links.items()}
         if self._defers:
             loops["deferred"] = self._do_deferred
         threads = [threading.Thread(target=self._guarded, args=(loop,), name=name) for name, loop in loops.items()]
-        scheduler = self._scheduler()
         publishers = ThreadPoolExecutor(2 * len(self.node.neighbours) or 1, thread_name_prefix="publish")
         self.sender.publish_aside(publishers, self._send_now.set)
         self.sender.turns.paced = True
         event(log, logging.INFO, "daemon started", node=self.node.code, neighbours=",".join(self.node.neighbours))
         for thread in threads:
             thread.start()
+        scheduler = self._scheduler()
         scheduler.start()
         self._stopping.wait()
         scheduler.shutdown()
@@ -381,6 +383,8 @@ class Service:
     # --- by the clock ---
 
     def _scheduler(self) -> BackgroundScheduler:
+        from apscheduler.schedulers.background import BackgroundScheduler  # the dispatchers need not wait for it
+
         scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
         for job, seconds in (
             (self.follow_settings, SETTINGS_EVERY_S),

@@ -236,6 +236,7 @@ def compile_structure(
     """
     mismatches: list[Mismatch] = []
     types: dict[str, ItemType] = {}
+    types_of = _types_by_table(exchange)
     for named in exchange.values():
         own = (exceptions or {}).get(named.name, {})
         settings = replace(named, exceptions={**own, **named.exceptions}) if own else named
@@ -251,7 +252,7 @@ def compile_structure(
                 )
             )
             continue
-        compiled = _item_type(package_type, settings, exchange, package, tables, mismatches)
+        compiled = _item_type(package_type, settings, exchange, types_of, package, tables, mismatches)
         if compiled is not None:
             types[settings.name] = compiled
     ranks = _ranks(types)
@@ -261,6 +262,7 @@ def compile_structure(
         mismatches=tuple(mismatches),
         fingerprint=package.fingerprint,
         formerly={old: s.name for s in exchange.values() for old in s.formerly if old not in exchange},
+        tables=tables,
     )
 
 
@@ -268,10 +270,12 @@ def _item_type(
     package_type: PackageType,
     settings: TypeSettings,
     exchange: Mapping[str, TypeSettings],
+    types_of: Mapping[str, str],
     package: Package,
     tables: Mapping[str, Table],
     mismatches: list[Mismatch],
 ) -> ItemType | None:
+    """`types_of`: by table, whose it is."""
     irreconcilable = False
 
     def mismatch(prop: str | None, effect: str, text: str, hint: str = "") -> None:
@@ -333,7 +337,7 @@ def _item_type(
     if irreconcilable:
         return None
     section_tables = {name: tables[settings.sections[name]] for name in (s.name for s in sections)}
-    references = _references(settings, table, section_tables, exchange, package, tables, mismatch)
+    references = _references(settings, table, section_tables, exchange, types_of, package, tables, mismatch)
     uniques = tuple(u for u in table.uniques if set(u) != set(table.primary_key))
     named = kinds.predefined(package_type, settings, table, mismatch)
     own = _kinds(package_type, settings, table, tables, fields, sections, references, exchange, package)
@@ -638,11 +642,11 @@ def _references(
     table: Table,
     sections: Mapping[str, Table],
     exchange: Mapping[str, TypeSettings],
+    types_of: Mapping[str, str],
     package: Package,
     tables: Mapping[str, Table],
     mismatch: _Mismatch,
 ) -> tuple[Reference, ...]:
-    types = {t: n for t, n in _types_by_table(exchange).items() if n in package.types and exchange[n].table in tables}
     owner_columns = tuple(settings.columns.get(p, p) for p in settings.owner)
     optional = {settings.columns.get(p, p) for p in settings.optional}
     found: dict[tuple[str | None, tuple[str, ...]], Reference] = {}
@@ -664,8 +668,11 @@ def _references(
 
     for section, source in ((None, table), *sections.items()):
         for fk in source.foreign_keys:
-            if fk.target in types and not (section and fk.target == table.name and fk == _link_key(source, table)):
-                add(section, fk, types[fk.target], True)
+            target = types_of.get(fk.target)
+            if target is None or target not in package.types or exchange[target].table not in tables:
+                continue
+            if not (section and fk.target == table.name and fk == _link_key(source, table)):
+                add(section, fk, target, True)
     for name, target in settings.references.items():
         section, _, column = name.rpartition(".")
         target_settings = exchange.get(target)
@@ -685,12 +692,11 @@ def _references(
             if section is None
             else next(s.properties for s in described_part.sections if s.name == section)
         )
-        keys = {n: _key_here(n, exchange, package) for n, s in exchange.items() if s.takes_part and s.table in tables}
         for composite, own in kinds.composites(section, properties, source, of_part, package):
             for reference in kinds.composite_references(
                 section,
                 own,
-                {n: k for n, k in keys.items() if k},
+                _keys_here(exchange, package, tables),
                 required=composite.name not in of_part.optional,
                 declared=[fk.columns for fk in source.foreign_keys],
             ):
@@ -706,9 +712,16 @@ def _references(
     return tuple(found.values())
 
 
-def _key_here(name: str, exchange: Mapping[str, TypeSettings], package: Package) -> tuple[str, ...]:
-    described = package.types.get(name)
-    return tuple(exchange[name].columns.get(p, p) for p in described.key) if described else ()
+def _keys_here(
+    exchange: Mapping[str, TypeSettings], package: Package, tables: Mapping[str, Table]
+) -> dict[str, tuple[str, ...]]:
+    """The columns of their keys, of all types that have a table here."""
+    here = {name: package.types.get(name) for name, s in exchange.items() if s.takes_part and s.table in tables}
+    return {
+        name: tuple(exchange[name].columns.get(p, p) for p in described.key)
+        for name, described in here.items()
+        if described is not None and described.key
+    }
 
 
 def _through_view(

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from schemas.package import Property
-from schemas.tables import Column
+from schemas.tables import Column, Table
 
 
 class Routing(Enum):
@@ -267,6 +267,8 @@ class Structure:
     fingerprint: str = ""
     formerly: Mapping[str, str] = field(default_factory=dict)
     """Old names of types, still read, and what they are called now."""
+    tables: Mapping[str, Table] = field(default_factory=dict, repr=False, compare=False)
+    """The tables of which it was made, as they were then."""
 
     def named(self, name: str) -> ItemType | None:
         """The type of this name, or of which this is an old name; None for one that is not known here."""

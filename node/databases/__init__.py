@@ -15,8 +15,9 @@
     naming       names under which all nodes know rows that each has under a key of its own
     parked       (shared) what is kept of a parked message beside its bytes
     database     Database: what install, check, status and the other commands need
+    address      (shared) a database's URL
 
-SQLAlchemy is used here for URLs, connections and reflection; statements are the dialect's own.
+The drivers are used as they are, and statements are the dialect's own. A dialect is imported when a node lives in it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from typing import Any, Protocol
 
 from dispatcher.manifest import Went
 from dispatcher.ports import Content, Figures, Life, Parked, SendingView, Store
+from node.databases.address import address_of
+from schemas.errors import ConfigError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Mismatch, Structure
@@ -226,15 +229,7 @@ def open_database(url: str) -> Database:
 
     Raises ConfigError for a URL that is none, or a database that is not supported.
     """
-    from sqlalchemy.engine import make_url  # imported late: commands that need no database start faster
-    from sqlalchemy.exc import ArgumentError
-
-    from schemas.errors import ConfigError
-
-    try:
-        dialect = make_url(url).get_backend_name()
-    except ArgumentError:
-        raise ConfigError("the database's URL is none", hint="e.g. postgresql+psycopg://user@host/name") from None
+    dialect = address_of(url).kind
     if dialect == "postgresql":
         from node.databases.postgresql.database import PostgresqlDatabase
 

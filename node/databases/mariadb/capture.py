@@ -129,17 +129,22 @@ def _compared(table: Table, key: Sequence[str], fields: Sequence[Field]) -> tupl
 # --- the triggers -------------------------------------------------------------------------------------------------
 
 
-def triggers(connection: Connection, structure: Structure, type_ids: Mapping[str, int]) -> list[Trigger]:
-    """Every trigger that this structure needs in this database. Raises ConfigError where the tables' foreign keys do
-    what no triggers of a reasonable number can follow."""
+def triggers(
+    connection: Connection, structure: Structure, type_ids: Mapping[str, int], tables: Mapping[str, Table]
+) -> list[Trigger]:
+    """Every trigger that this structure needs in this database, where its tables are now like this. Raises ConfigError
+    where the tables' foreign keys do what no triggers of a reasonable number can follow."""
     missing = [name for name in structure.types if name not in type_ids]
     if missing:
         raise ConfigError(f"types are new since the last install: {', '.join(missing)}", hint="kod install")
-    tables = reflect(connection, (*tables_of(structure), *structure.source_tables))
     found = list(roles(structure, type_ids, tables))
     made = [one for role in found for one in _own(role, connection)]
     made += _cascades(connection, found, tables)
     return [*made, *rights.triggers(connection, structure, type_ids)]
+
+
+def captured_tables(connection: Connection, structure: Structure) -> dict[str, Table]:
+    return reflect(connection, (*tables_of(structure), *structure.source_tables))
 
 
 def tables_of(structure: Structure) -> list[str]:
@@ -332,10 +337,11 @@ def installed(connection: Connection, homes: Sequence[str]) -> dict[tuple[str, s
     return {(home, name): definition for home, name, definition in rows}
 
 
-def check(connection: Connection, structure: Structure) -> None:
-    """Raises ConfigError when the triggers are not those that the tables need, or somebody changed them."""
+def check(connection: Connection, structure: Structure, tables: Mapping[str, Table]) -> None:
+    """Raises ConfigError when the triggers are not those that the tables, as they are now, need, or somebody changed
+    them."""
     type_ids = registers.type_ids(connection)
-    needed = triggers(connection, structure, type_ids)
+    needed = triggers(connection, structure, type_ids, tables)
     (wanted,) = connection.one("SELECT capture FROM kod_node")
     remembered = {
         (home, name): text for home, name, text in connection.rows("SELECT home, name, definition FROM kod_triggers")
@@ -351,7 +357,7 @@ def check(connection: Connection, structure: Structure) -> None:
 def install(connection: Connection, structure: Structure, type_ids: Mapping[str, int]) -> list[str]:
     """Makes what is missing or different, takes away what is needed no more. Each trigger at once: DDL is no part of a
     transaction here; an installation that was interrupted is finished by the next one."""
-    needed = triggers(connection, structure, type_ids)
+    needed = triggers(connection, structure, type_ids, captured_tables(connection, structure))
     (wanted,) = connection.one("SELECT capture FROM kod_node")
     remembered = {
         (home, name): text for home, name, text in connection.rows("SELECT home, name, definition FROM kod_triggers")

@@ -90,7 +90,7 @@ def _triggers(connection: Connection, structure: Structure) -> Iterator[Mismatch
     if not registers.are_there(connection):
         return
     try:
-        capture.check(connection, structure)
+        capture.check(connection, structure, capture.captured_tables(connection, structure))
     except ConfigError as error:
         yield _note("", None, error.text, error.hint)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pymysql
 from pymysql.constants import CLIENT
-from sqlalchemy.engine import URL, make_url
 
+from node.databases.address import Address, address_of
 from schemas.errors import (
     ConfigError,
     ConflictError,
@@ -52,7 +52,7 @@ class Connection:
     """A connection in autocommit; transactions are begun by hand."""
 
     def __init__(self, url: str) -> None:
-        address = make_url(url)
+        address = address_of(url)
         self.database = _database(address)
         self._raw = connect(_arguments(address))
         try:
@@ -200,21 +200,19 @@ def _socket(arguments: dict[str, Any]) -> socket.socket:
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 
-def _database(address: URL) -> str:
+def _database(address: Address) -> str:
     if not address.database:
         raise ConfigError("the database's URL names no database", hint="mariadb+pymysql://user@host/name")
     return address.database
 
 
-def _arguments(address: URL) -> dict[str, Any]:
-    if address.get_driver_name() != "pymysql":
-        raise ConfigError(
-            f"the driver {address.get_driver_name()!r} is not used here", hint="mariadb+pymysql://user@host/name"
-        )
+def _arguments(address: Address) -> dict[str, Any]:
+    if address.driver not in (None, "pymysql"):
+        raise ConfigError(f"the driver {address.driver!r} is not used here", hint="mariadb+pymysql://user@host/name")
     found: dict[str, Any] = {
         "host": address.host or "localhost",
         "port": address.port or 3306,
-        "user": address.username,
+        "user": address.user,
         "password": address.password or "",
         "database": address.database,
         "charset": "utf8mb4",
@@ -222,10 +220,12 @@ def _arguments(address: URL) -> dict[str, Any]:
         "connect_timeout": 10,
         "client_flag": CLIENT.FOUND_ROWS,
     }
-    for name, value in address.query.items():
-        if name not in _OPTIONS or not isinstance(value, str):
+    for name, values in address.query.items():
+        if name not in _OPTIONS or len(values) > 1:
             raise ConfigError(f"the database's URL: {name!r} is not understood", hint=", ".join(_OPTIONS))
-        found[name] = _OPTIONS[name](value)
+        found[name] = _OPTIONS[name](values[0])
+    if "unix_socket" in found and not any(name.startswith("ssl_") for name in found):
+        found["ssl_disabled"] = True  # nobody listens there; reading the certificates takes longer than connecting
     return found
 
 

@@ -80,7 +80,7 @@ class MariadbStore:
             self._started = True
             try:
                 with self._writing() as connection:
-                    capture.check(connection, self._structure)
+                    capture.check(connection, self._structure, self._structure.tables)
                     with transaction(connection):
                         self._note_package(connection)
                         new = self._begin_links(connection, neighbours)
@@ -95,7 +95,7 @@ class MariadbStore:
 
     def check(self) -> None:
         with self._writing() as connection:
-            capture.check(connection, self._structure)
+            capture.check(connection, self._structure, capture.captured_tables(connection, self._structure))
 
     def _note_package(self, connection: Connection) -> None:
         """A new one, or an earlier one again."""

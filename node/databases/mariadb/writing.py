@@ -23,7 +23,7 @@ from node.databases.mariadb.connection import DUPLICATE, Connection, number_of, 
 from node.databases.mariadb.lexical import placeholder, quoted
 from node.databases.mariadb.parking import referring
 from node.databases.mariadb.reading import Reading, TypeReading
-from node.databases.mariadb.reflection import quoted_table, reflect
+from node.databases.mariadb.reflection import quoted_table
 from node.databases.mariadb.staging import Staging
 from node.databases.mariadb.triggers import edges
 from node.databases.mariadb.uniqueness import Uniqueness
@@ -124,7 +124,7 @@ class Writing:
     ) -> None:
         self._connection = connection
         self._reading = reading
-        tables = reflect(connection, capture.tables_of(structure))
+        tables = {name: structure.tables[name] for name in capture.tables_of(structure)}
         followed: dict[str, set[str]] = {}
         for edge in edges(connection, [connection.database]):
             if edge.on_update in ("CASCADE", "SET NULL"):

@@ -305,10 +305,12 @@ REMEMBER = f"""
 INSERT INTO kod.triggers (relation, name, definition, source)
 SELECT relation, name, definition, source FROM ({_INSTALLED}) t"""
 
+# No join: the planner knows nothing of how many there are, and compares each of thousands with each.
 _DIFFERENT = f"""
-SELECT k.relation, t.enabled FROM kod.triggers k LEFT JOIN ({_INSTALLED}) t USING (relation, name)
-WHERE t.name IS NULL OR t.enabled NOT IN ('O', 'A') OR t.definition <> k.definition OR t.source <> k.source
-ORDER BY k.relation LIMIT 1"""
+SELECT d.relation, (SELECT t.enabled FROM ({_INSTALLED}) t WHERE t.relation = d.relation AND t.name = d.name)
+FROM (SELECT relation, name, definition, source FROM kod.triggers EXCEPT
+      SELECT relation, name, definition, source FROM ({_INSTALLED}) t WHERE enabled IN ('O', 'A')) d
+ORDER BY d.relation LIMIT 1"""
 
 
 def are_there(connection: Connection) -> bool:
@@ -329,16 +331,15 @@ def own_origin(connection: Connection, settings: NodeSettings) -> str:
     return str(row[1])
 
 
-def all_statements(connection: Connection, structure: Structure) -> list[str]:
-    """DDL of all functions and triggers. Types have their numbers already."""
+def all_statements(connection: Connection, structure: Structure, tables: Mapping[str, Table]) -> list[str]:
+    """DDL of all functions and triggers on tables as they are now. Types have their numbers already."""
     ids = {name: number for number, name in connection.execute("SELECT id, name FROM kod.types").fetchall()}
     missing = [name for name in structure.types if name not in ids]
     if missing:
         raise ConfigError(f"types are new since the last install: {', '.join(missing)}", hint="kod install")
     made: list[str] = []
-    tables = (*tables_of(structure), *structure.source_tables)
-    kinds = _kinds(connection, tables)
-    for role in roles(structure, ids, reflect(connection, tables)):
+    kinds = _kinds(connection, list(tables))
+    for role in roles(structure, ids, tables):
         kind, partitions = kinds.get(role.table, ("", []))
         if kind in "rp":  # a view has no rows of its own: `kod check` says so
             made += statements(role, partitions=partitions)
@@ -358,10 +359,15 @@ def _kinds(connection: Connection, tables: Sequence[str]) -> dict[str, tuple[str
     return {name: (kind, partitions) for name, kind, partitions in rows}
 
 
-def check(connection: Connection, structure: Structure) -> None:
-    """Raises ConfigError when the triggers are not those that the tables need, or somebody changed or disabled them."""
+def captured_tables(connection: Connection, structure: Structure) -> dict[str, Table]:
+    return reflect(connection, (*tables_of(structure), *structure.source_tables))
+
+
+def check(connection: Connection, structure: Structure, tables: Mapping[str, Table]) -> None:
+    """Raises ConfigError when the triggers are not those that the tables, as they are now, need, or somebody changed
+    or disabled them."""
     row = connection.execute("SELECT capture FROM kod.node").fetchone()
-    if row is None or row[0] != fingerprint(all_statements(connection, structure)):
+    if row is None or row[0] != fingerprint(all_statements(connection, structure, tables)):
         raise ConfigError("the capture triggers are not those that the tables need now", hint="run kod install again")
     different = connection.execute(_DIFFERENT).fetchone()
     if different:
@@ -372,8 +378,9 @@ def check(connection: Connection, structure: Structure) -> None:
 
 def install(connection: Connection, structure: Structure) -> bool:
     """Makes functions and triggers anew unless they are as they have to be. In the caller's transaction."""
+    tables = captured_tables(connection, structure)
     try:
-        check(connection, structure)
+        check(connection, structure, tables)
     except ConfigError:
         pass
     else:
@@ -384,7 +391,7 @@ def install(connection: Connection, structure: Structure) -> bool:
     ).fetchall()
     for (function,) in functions:
         connection.execute(f"DROP FUNCTION {function} CASCADE")
-    made = all_statements(connection, structure)
+    made = all_statements(connection, structure, tables)
     for statement in made:
         connection.execute(statement)
     connection.execute("DELETE FROM kod.triggers")

@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 from psycopg import RawCursor, errors, sql
 from psycopg.types.string import ByteaBinaryLoader
-from sqlalchemy.engine import URL, make_url
 
+from node.databases.address import Address, address_of
 from node.databases.postgresql.pipeline import Connection, Row, Statement
 from schemas.errors import (
     ConfigError,
@@ -77,7 +77,7 @@ class Connections:
     def __init__(self, url: str, **settings: str) -> None:
         """`settings` are the sessions', beside those that all have."""
         self._url = url
-        self._conninfo = conninfo(make_url(url))
+        self._conninfo = conninfo(address_of(url))
         self._settings = {**_SETTINGS, **settings}
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -227,25 +227,23 @@ def streamed(connection: Connection, query: str) -> Iterator[Iterator[Row]]:
         yield iter(cursor)
 
 
-def conninfo(url: URL) -> str:
-    """libpq's connection string for a SQLAlchemy URL."""
-    if url.get_driver_name() not in ("psycopg", "psycopg2"):
-        raise ConfigError(
-            f"the driver {url.get_driver_name()!r} is not supported", hint="postgresql+psycopg://user@host/name"
-        )
+def conninfo(address: Address) -> str:
+    """libpq's connection string."""
+    if address.driver not in (None, "psycopg", "psycopg2"):
+        raise ConfigError(f"the driver {address.driver!r} is not supported", hint="postgresql+psycopg://user@host/name")
     words: dict[str, Any] = {
-        "host": url.host,
-        "port": url.port,
-        "user": url.username,
-        "password": url.password,
-        "dbname": url.database,
+        "host": address.host,
+        "port": address.port,
+        "user": address.user,
+        "password": address.password,
+        "dbname": address.database,
         "application_name": "kod",
         "client_encoding": "UTF8",
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "connect_timeout": 10,
-        **{name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()},
+        **{name: ",".join(values) for name, values in address.query.items()},
     }
     try:
         return psycopg.conninfo.make_conninfo(**{name: value for name, value in words.items() if value is not None})

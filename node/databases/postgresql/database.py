@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 import psycopg
-from sqlalchemy.engine import make_url
 
 from dispatcher.manifest import token, went
 from dispatcher.ports import Content, Figures, Life, Parked, SendingView
 from node.databases import Held, Installed, Standing, Story, adapted
+from node.databases.address import address_of
 from node.databases.postgresql import capture, figures, history, naming, parking, reflection, stamping
 from node.databases.postgresql.adapting import PostgresqlRegisters
 from node.databases.postgresql.checking import check
@@ -110,8 +110,10 @@ class PostgresqlDatabase:
     def __init__(self, url: str) -> None:
         self._connections = Connections(url)
         self._daemon_lock = DaemonLock(self._connections)
-        address = make_url(url)
-        self._server = f"{address.host or address.query.get('host') or 'localhost'}:{address.port or 5432}"
+        address = address_of(url)
+        self._server = (
+            f"{address.host or ','.join(address.query.get('host', ())) or 'localhost'}:{address.port or 5432}"
+        )
 
     # --- what is there
 

@@ -32,7 +32,6 @@ from node.databases.postgresql.hooked import hook_tables
 from node.databases.postgresql.reading import Reader
 from node.databases.postgresql.receiving import DEFERRED, SETTINGS, PostgresqlReceivingView
 from node.databases.postgresql.references import find_references
-from node.databases.postgresql.reflection import reflect
 from node.databases.postgresql.registers import NOW_MS, TYPE_IDS, TypeIds, folding
 from node.databases.postgresql.sending import PostgresqlSendingView
 from node.databases.postgresql.sequences import Sequences, find_sequences
@@ -212,8 +211,8 @@ class PostgresqlStore:
     def start(self, neighbours: Sequence[str], below: Mapping[str, str] | None = None) -> None:
         with self._connections.connection() as connection:
             self.origin = capture.own_origin(connection, self._settings)
-            capture.check(connection, self._structure)
-            tables = reflect(connection, capture.tables_of(self._structure))
+            capture.check(connection, self._structure, self._structure.tables)
+            tables = {name: self._structure.tables[name] for name in capture.tables_of(self._structure)}
             self._ids = TypeIds(connection.execute(TYPE_IDS.sql).fetchall())
             kept = connection.execute("SELECT DISTINCT type FROM kod.register WHERE kept IS NOT NULL").fetchall()
             self._with_kept.update(self._ids.name(number) for (number,) in kept)
@@ -259,7 +258,7 @@ class PostgresqlStore:
 
     def check(self) -> None:
         with self._connections.connection() as connection:
-            capture.check(connection, self._structure)
+            capture.check(connection, self._structure, capture.captured_tables(connection, self._structure))
 
     # --- questions
 

@@ -67,10 +67,11 @@ def triggers(
     """Every trigger that this structure needs in this database, by name."""
     found: dict[str, str] = {}
     views = {folded(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'")}
-    for item_type in structure.types.values():
-        for captured in _captured(item_type, type_ids[item_type.name]):
-            if folded(captured.table) not in views:
-                found.update(_triggers_of(connection, captured, now_sql))
+    tables = [one for t in structure.types.values() for one in _captured(t, type_ids[t.name])]
+    tables = [captured for captured in tables if folded(captured.table) not in views]
+    indexes = unique_indexes(connection, [captured.table for captured in tables])
+    for captured in tables:
+        found.update(_triggers_of(connection, captured, indexes[captured.table], now_sql))
     return found | rights.triggers(connection, structure, type_ids)
 
 
@@ -140,9 +141,12 @@ def _columns(fields: Sequence[Field]) -> tuple[str, ...]:
     return tuple(f.column.name for f in fields if f.column is not None)
 
 
-def _triggers_of(connection: sqlite3.Connection, captured: _Captured, now_sql: str) -> dict[str, str]:
+def _triggers_of(
+    connection: sqlite3.Connection, captured: _Captured, indexes: Sequence[UniqueIndex], now_sql: str
+) -> dict[str, str]:
+    evicting = [index for index in indexes if _evicts_others(index, captured)]
     if captured.view:
-        return _triggers_behind_view(connection, captured, now_sql)
+        return _triggers_behind_view(connection, captured, evicting, now_sql)
     new, old = (
         _logged(captured, "NEW", now_sql, gone=False),
         _logged(captured, "OLD", now_sql, gone=captured.vanishes),
@@ -153,7 +157,6 @@ def _triggers_of(connection: sqlite3.Connection, captured: _Captured, now_sql: s
         "update": ("AFTER UPDATE", _changes(captured), [new, f"{old} AND ({moved})"]),
         "delete": ("AFTER DELETE", "", [old]),
     }
-    evicting = [i for i in unique_indexes(connection, captured.table) if _evicts_others(i, captured)]
     if evicting:
         evicted = [_evicted(captured, index, now_sql) for index in evicting]
         found["evict"] = ("BEFORE INSERT", "", evicted)
@@ -165,14 +168,15 @@ def _triggers_of(connection: sqlite3.Connection, captured: _Captured, now_sql: s
     return dict(_trigger(captured, name, *parts) for name, parts in found.items())
 
 
-def _triggers_behind_view(connection: sqlite3.Connection, captured: _Captured, now_sql: str) -> dict[str, str]:
+def _triggers_behind_view(
+    connection: sqlite3.Connection, captured: _Captured, evicting: Sequence[UniqueIndex], now_sql: str
+) -> dict[str, str]:
     """An item is concerned where it is in the view before the write, or after it. What is not there again after it
     may be gone: the fold looks."""
     was_new, was_old = (_logged(captured, row, now_sql, gone=True) for row in ("NEW", "OLD"))
     new, old = (_logged(captured, row, now_sql, gone=False) for row in ("NEW", "OLD"))
     (table,) = reflect(connection, [captured.table]).values()
     changed = any_of([_differs(column.name) for column in table.columns])
-    evicting = [i for i in unique_indexes(connection, captured.table) if _evicts_others(i, captured)]
     evicted = [_evicted(captured, index, now_sql) for index in evicting]
     parts = {
         "was_insert": ("BEFORE INSERT", "", [was_new, *evicted]),

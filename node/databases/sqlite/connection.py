@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote as quote_path
 
-from sqlalchemy.engine import make_url
-
+from node.databases.address import address_of
 from node.databases.sqlite import lexical
 from schemas.errors import ConfigError, ConflictError, UnavailableError
 
@@ -20,8 +19,8 @@ LOOK_EVERY_S = 0.001
 
 
 def path_of(url: str) -> Path:
-    """The file behind a SQLAlchemy URL. Raises ConfigError for a database in memory: no second program could see it."""
-    database = make_url(url).database
+    """The file behind a URL. Raises ConfigError for a database in memory: no second program could see it."""
+    database = address_of(url).database
     if not database or database == ":memory:":
         raise ConfigError("a node's SQLite database has to be a file", hint="e.g. sqlite:///shop.sqlite")
     return Path(database)

@@ -1,4 +1,8 @@
-"""node.databases.Database over SQLite: installing, looking, mending. Each call opens its own connection."""
+"""node.databases.Database over SQLite: installing, looking, mending.
+
+Each call opens its own connection. Opening one takes SQLite 0.1 s where there are hundreds of tables with triggers (it
+reads all of their SQL), so while a daemon starts one connection goes from call to call, and its store takes it over.
+"""
 
 from __future__ import annotations
 
@@ -42,17 +46,30 @@ class SqliteDatabase:
         """`now_sql`: the triggers' clock, milliseconds since 1970; a simulation brings its own."""
         self._path = path_of(url)
         self._now_sql = now_sql
+        self._starting = False
+        self._idle: sqlite3.Connection | None = None
+        """Left by the last call while a daemon starts."""
 
     @contextmanager
-    def _connected(self, *, installed: bool = False) -> Iterator[sqlite3.Connection]:
-        connection = connect(self._path)
+    def _connected(self, *, installed: bool = False, own: bool = False) -> Iterator[sqlite3.Connection]:
+        """`own`: temporary tables are made, which go when it is closed."""
+        connection = (None if own else self._take_idle()) or connect(self._path)
         try:
             with translated(self._path):
                 if installed and not registers.are_there(connection):
                     raise ConfigError(f"{self._path.name}: {_NOT_INSTALLED}", hint="kod install")
                 yield connection
-        finally:
+        except BaseException:
             connection.close()
+            raise
+        if self._starting and not own and self._idle is None:
+            self._idle = connection
+        else:
+            connection.close()
+
+    def _take_idle(self) -> sqlite3.Connection | None:
+        taken, self._idle = self._idle, None
+        return taken
 
     # --- what is there
 
@@ -92,7 +109,7 @@ class SqliteDatabase:
 
     def install(self, settings: NodeSettings, structure: Structure, *, stamps_only: bool = False) -> Installed:
         done: list[str] = []
-        with self._connected() as connection, self._alone(connection, settings, structure):
+        with self._connected(own=True) as connection, self._alone(connection, settings, structure):
             switched_from = _switch_to_wal(connection)
             if switched_from:
                 done.append("journal mode switched to WAL: the application reads while KOD writes")
@@ -164,7 +181,7 @@ class SqliteDatabase:
         dates: Mapping[str, Iterable[tuple[str, Stamp]]] | None = None,
     ) -> int:
         total = 0
-        with self._connected(installed=True) as connection:
+        with self._connected(installed=True, own=True) as connection:
             type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
             reading = Reading(connection, structure, type_ids)
             for name, item_type in structure.types.items():
@@ -221,7 +238,7 @@ class SqliteDatabase:
     def uninstall(self) -> None:
         """Takes out everything that install put in; WAL too, if install switched it on and nobody else has the file
         open."""
-        with self._connected() as connection:
+        with self._connected(own=True) as connection:
             with transaction(connection):
                 switched = _switched_from_delete(connection)
                 for name in capture.installed(connection):
@@ -234,7 +251,8 @@ class SqliteDatabase:
     # --- the daemon's
 
     def store(self, settings: NodeSettings, structure: Structure) -> SqliteStore:
-        return SqliteStore(self._path, settings, structure, now_sql=self._now_sql)
+        self._starting = False
+        return SqliteStore(self._path, settings, structure, now_sql=self._now_sql, asker=self._take_idle())
 
     @property
     def _lock_path(self) -> Any:
@@ -253,8 +271,10 @@ class SqliteDatabase:
                     f"a daemon is already running for node {code} ({self._path.name})",
                     hint="stop it first; `kod status` shows what it does",
                 ) from None
+            self._starting = True
             yield
         finally:
+            self.close()
             os.close(descriptor)
 
     # --- whose life this is
@@ -399,7 +419,7 @@ class SqliteDatabase:
 
     @contextmanager
     def looking(self, structure: Structure) -> Iterator[SendingView]:
-        with self._connected(installed=True) as connection:
+        with self._connected(installed=True, own=True) as connection:
             type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
             reading = Reading(connection, structure, type_ids)
             with transaction(connection, "DEFERRED"):
@@ -418,7 +438,7 @@ class SqliteDatabase:
         if item_type.table is None:
             return
         reading = TypeReading(item_type)
-        with self._connected(installed=True) as connection, transaction(connection, "DEFERRED"):
+        with self._connected(installed=True, own=True) as connection, transaction(connection, "DEFERRED"):
             type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
             keys = connection.execute(f"SELECT DISTINCT {reading.key_of_row('r')} FROM {reading.table} r").fetchall()
             items = [Item(type_name, key) for (key,) in keys]
@@ -434,7 +454,7 @@ class SqliteDatabase:
             )
 
     def restore(self, structure: Structure, item: Item, value: Mapping[str, Any] | None) -> None:
-        with self._connected(installed=True) as connection:
+        with self._connected(installed=True, own=True) as connection:
             type_ids = dict(connection.execute("SELECT name, id FROM kod_types").fetchall())
             reading = Reading(connection, structure, type_ids)
             writing = Writing(connection, structure, reading)
@@ -451,7 +471,9 @@ class SqliteDatabase:
                 raise MessageError(in_words(error)) from error
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        self._starting = False
+        if (idle := self._take_idle()) is not None:
+            idle.close()
 
 
 def _keep_beside(connection: sqlite3.Connection, key: tuple[int, str], extra: Mapping[str, Any]) -> None:
@@ -562,7 +584,7 @@ def _check_type(connection: sqlite3.Connection, item_type: ItemType) -> list[Mis
             f"{item_type.access} {why}: items that a node newly may see reach it only when they change",
             f"name the tables that it is made of: `access_from: [table, …]` for {item_type.name}",
         )
-    for index in reflection.unique_indexes(connection, item_type.table):
+    for index in reflection.unique_indexes(connection, [item_type.table])[item_type.table]:
         if index.expression:
             note(
                 None,

@@ -17,6 +17,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import orjson
@@ -37,6 +38,7 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+@cache
 def affinity_of(native: str) -> str:
     """SQLite's own rules, in their order (sqlite.org/datatype3.html, 3.1)."""
     declared = native.upper()
@@ -67,6 +69,7 @@ _XML_BY_NAME = (
 )
 
 
+@cache
 def xml_of(native: str) -> str:
     """The lexical form in which values of a declared type travel; a string where the name says nothing."""
     declared = native.upper().strip()

@@ -56,9 +56,15 @@ _CHANGED = """SELECT EXISTS (SELECT 1 FROM kod_log) OR EXISTS (SELECT 1 FROM kod
 
 class SqliteStore:
     def __init__(
-        self, path: Path, settings: NodeSettings, structure: Structure, *, now_sql: str = capture.NOW_SQL
+        self,
+        path: Path,
+        settings: NodeSettings,
+        structure: Structure,
+        *,
+        now_sql: str = capture.NOW_SQL,
+        asker: sqlite3.Connection | None = None,
     ) -> None:
-        """Nothing is opened before `start`."""
+        """Nothing is opened before `start`. `asker`: an open connection; it is the store's from now on."""
         self._path = path
         self._settings = settings
         self._structure = structure
@@ -66,7 +72,7 @@ class SqliteStore:
         self._turn = threading.RLock()
         self._asking = threading.Lock()
         self._writer: sqlite3.Connection | None = None
-        self._asker: sqlite3.Connection | None = None
+        self._asker = asker
         self._seen_version: int | None = None
         self._seen_changes = True
         self._folded_aside = False

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from node.databases.sqlite.lexical import affinity_of, quoted
-from node.databases.sqlite.reflection import UniqueIndex, unique_indexes
+from node.databases.sqlite.lexical import affinity_of
+from node.databases.sqlite.reflection import UniqueIndex, folded
 from schemas.structure import ItemType
 from schemas.tables import Table
-
-_ACTIONS = ("CASCADE", "SET NULL", "SET DEFAULT")
 
 
 class Uniqueness:
@@ -20,15 +17,22 @@ class Uniqueness:
         self._indexes = tuple(tuple(columns) for columns in indexes)
 
     @classmethod
-    def of(cls, connection: sqlite3.Connection, item_type: ItemType, table: Table) -> Uniqueness | None:
-        """None where two items of the type cannot get into each other's way. `table` is the type's."""
+    def of(
+        cls,
+        item_type: ItemType,
+        table: Table,
+        indexes_of: Mapping[str, Sequence[UniqueIndex]],
+        followed_in: Mapping[str, Collection[str]],
+    ) -> Uniqueness | None:
+        """None where two items of the type cannot get into each other's way. `table` is the type's; the others are
+        reflection's."""
         assert item_type.table is not None
         key = {f.column.name for f in item_type.key if f.column}
-        indexes = _indexes(connection, item_type.table, key)
-        in_sections = any(_indexes(connection, s.table, {own for own, _ in s.link}) for s in item_type.sections)
+        indexes = _clashing(indexes_of[item_type.table], key)
+        in_sections = any(_clashing(indexes_of[s.table], {own for own, _ in s.link}) for s in item_type.sections)
         if not indexes and not in_sections:
             return None
-        followed = _followed(connection, item_type.table)
+        followed = followed_in.get(folded(item_type.table), ())
         free = {
             column.name: "NULL" if column.nullable else _placeholder(column.native)
             for column in sorted(table.columns, key=lambda column: not column.nullable)
@@ -50,24 +54,11 @@ class Uniqueness:
         yield from found.items()
 
 
-def _indexes(connection: sqlite3.Connection, table: str, key: set[str]) -> list[UniqueIndex]:
+def _clashing(indexes: Sequence[UniqueIndex], key: set[str]) -> list[UniqueIndex]:
     """Those in which rows of different items may clash."""
-    return [i for i in unique_indexes(connection, table) if not i.primary and not key <= {c for c, _ in i.columns}]
+    return [i for i in indexes if not i.primary and not key <= {c for c, _ in i.columns}]
 
 
 def _placeholder(native: str) -> str:
     """Random, so that it meets neither what is there nor what arrives; of the class that a STRICT table asks for."""
     return {"TEXT": "hex(randomblob(16))", "BLOB": "randomblob(16)"}.get(affinity_of(native), "random()")
-
-
-def _followed(connection: sqlite3.Connection, table: str) -> set[str]:
-    """Columns, in lower case, whose changes the database carries on into other rows (ON UPDATE), uncaptured."""
-    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    found = set()
-    for (name,) in names:
-        for _, _, target, _, column, on_update, *_ in connection.execute(
-            f"PRAGMA foreign_key_list({quoted(name)})"
-        ).fetchall():
-            if target.lower() == table.lower() and on_update in _ACTIONS and column is not None:
-                found.add(column.lower())
-    return found

@@ -18,7 +18,7 @@ from dispatcher.ports import Accepted, Taken
 from node.databases.sqlite.lexical import Form, Stored, all_of, any_of, quoted, stored, stored_as_is, stored_key
 from node.databases.sqlite.parking import referring
 from node.databases.sqlite.reading import Reading, TypeReading
-from node.databases.sqlite.reflection import reflect, unique_indexes
+from node.databases.sqlite.reflection import followed_columns, unique_indexes
 from node.databases.sqlite.uniqueness import Uniqueness
 from schemas.errors import DanglingError, DuplicateError, MessageError
 from schemas.structure import Field, ItemType, Reference, Section, Structure
@@ -276,14 +276,16 @@ class Writing:
     def __init__(self, connection: sqlite3.Connection, structure: Structure, reading: Reading) -> None:
         self._connection = connection
         self._reading = reading
-        tables = reflect(connection, _tables_of(structure))
+        tables = structure.tables
+        indexes = unique_indexes(connection, _tables_of(structure))
+        followed = followed_columns(connection)
         self.types: dict[str, TypeWriting] = {}
         for name, item_type in structure.types.items():
             if item_type.table is not None:
-                primary = [i for i in unique_indexes(connection, item_type.table) if i.primary]
+                primary = [i for i in indexes[item_type.table] if i.primary]
                 primary_key = [column for column, _ in primary[0].columns] if primary else []
                 table = tables[item_type.table]
-                unique = Uniqueness.of(connection, item_type, table) if item_type.is_object else None
+                unique = Uniqueness.of(item_type, table, indexes, followed) if item_type.is_object else None
                 self.types[name] = TypeWriting(item_type, reading.types[name], primary_key, unique)
         self._cascading = _cascading(structure, tables)
 
