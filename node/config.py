@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from yaml.nodes import MappingNode, Node, ScalarNode
@@ -687,9 +688,9 @@ class _Reading:
                 fault("exclude", f"{what}: {name!r} is in {key} and excluded", "it has to travel")
         for name in set(settings.sections) & set(settings.columns):
             fault("sections", f"{what}: {name!r} is a section and a column", "give one of them another name")
-        for name in _doubles(settings.columns):
-            fault("columns", f"{what}: two properties are the column {name!r}", "each column is one property")
-        for name in _doubles(settings.sections):
+        for name in _doubles((prop.rpartition(".")[0], column) for prop, column in settings.columns.items()):
+            fault("columns", f"{what}: two properties are the column {name[1]!r}", "each column is one property")
+        for name in _doubles(settings.sections.values()):
             fault("sections", f"{what}: two sections are the table {name!r}", "each table is one section")
 
     def _targets(self, settings: TypeSettings, entries: Mapping[str, Entry], what: str) -> None:
@@ -772,9 +773,11 @@ def marked_keys(marked: Marked, node: Node) -> dict[str, Entry]:
     return Marked(marked.name).mapping(node, "")
 
 
-def _doubles(values: Mapping[str, str]) -> list[str]:
-    found = list(values.values())
-    return sorted({value for value in found if found.count(value) > 1})
+_T = TypeVar("_T")
+
+
+def _doubles(values: Iterable[_T]) -> list[_T]:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _circles(parents: Mapping[str, str | None]) -> list[list[str]]:

@@ -194,6 +194,24 @@ def test_what_is_no_nodes_yaml_is_said_to_be_none(tmp_path: Path, text: str, exp
     assert any(fault.startswith(expected) for fault in faults(tmp_path, text + "\n"))
 
 
+def test_a_section_may_have_a_column_of_the_same_name_as_its_object(tmp_path: Path) -> None:
+    """Number, name, date: in another language than the package's they would have to be the same column twice."""
+    text = """network: a
+bus: folder:x
+nodes: {"00": {database: "sqlite:///x.db"}}
+exchange:
+  Document.Order:
+    table: orders
+    sections: {lines: order_lines}
+    reference_data: true
+    columns: {name: имя, lines.name: имя, COLUMN: имя}
+"""
+    own = read(tmp_path, text.replace(", COLUMN: имя", "")).nodes["00"].exchange
+    assert own["Document.Order"].columns == {"name": "имя", "lines.name": "имя"}
+    (fault,) = faults(tmp_path, text.replace("COLUMN", "lines.title"))
+    assert "two properties are the column 'имя'" in fault
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
