@@ -564,6 +564,9 @@ def _fields(
                 f"table {table.name!r} has no column for it",
                 "kept and passed on; add the column, or map it in `columns`",
             )
+        elif prop.name == settings.predefined:  # which names there are, kinds.predefined compares
+            plain = replace(prop, values=()), replace(column, values=())
+            column = column if _compare(*plain, table, mismatch, key=False) else None
         elif not _compare(prop, column, table, mismatch, key=prop.name in key):
             column = None
         fields.append(Field(prop, column))

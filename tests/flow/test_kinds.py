@@ -143,6 +143,13 @@ def test_a_name_without_counterpart_is_a_mismatch_that_says_which() -> None:
     }
 
 
+def test_more_predefined_items_than_the_package_knows_are_no_mismatch() -> None:
+    """The column takes any text: a word about values that wait would send people looking for nothing."""
+    more = Column("preset", "text", "string", values=("Retail", "Wholesale"))
+    customers = Table("customers", (CUSTOMERS.columns[0], more, CUSTOMERS.columns[2]), ("id",), CUSTOMERS.foreign_keys)
+    assert not structure(tables={**TABLES, "customers": customers}).mismatches
+
+
 def test_types_without_such_kinds_are_not_turned() -> None:
     """They stay the text that the database made, and pay nothing."""
     plain = {name: TypeSettings(name, s.table, reference_data=True) for name, s in EXCHANGE.items()}
