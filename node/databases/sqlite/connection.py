@@ -26,7 +26,7 @@ def path_of(url: str) -> Path:
     return Path(database)
 
 
-def connect(path: Path, *, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """A connection in autocommit; transactions are begun by hand.
 
     Never creates the file: raises UnavailableError where there is none.
@@ -36,7 +36,7 @@ def connect(path: Path, *, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connect
         connection = sqlite3.connect(
             address,
             uri=True,
-            timeout=timeout_s,
+            timeout=BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=512,
@@ -62,12 +62,11 @@ def begin(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> None:
     if kind != "IMMEDIATE":
         connection.execute(f"BEGIN {kind}")
         return
-    (timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute("PRAGMA busy_timeout = 0")
     try:
-        _begin_until(connection, time.monotonic() + timeout_ms / 1000)
+        _begin_until(connection, time.monotonic() + BUSY_TIMEOUT_S)
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {timeout_ms:d}")
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
 
 
 def _begin_until(connection: sqlite3.Connection, until_s: float) -> None:
