@@ -37,6 +37,15 @@ WAL_BYTES_MAX = 4_000_000
 _PRAGMAS = ("PRAGMA synchronous = OFF", "PRAGMA wal_autocheckpoint = 0")
 """Between histories it is checkpointed, and nobody's data is on a disk."""
 
+BEGINNING_MS = 1_000_000
+NOW_SQL = "sim_now()"
+
+
+def give_clock(connection: sqlite3.Connection, now: Callable[[], int] = lambda: BEGINNING_MS) -> None:
+    """NOW_SQL means the node's own clock there: a function and not a row, or every tick would be a transaction."""
+    connection.create_function("sim_now", 0, now)
+
+
 Backup = Mapping[str, list[tuple[Any, ...]]]
 """A database's rows, by table."""
 
@@ -62,16 +71,28 @@ class KeptDatabase:
     def __init__(self, path: Path, make: Callable[[Path], None]) -> None:
         self.path = path
         make(path)
+        self.now_ms = BEGINNING_MS
+        """By this node's clock."""
         self.idle: list[KeptConnection] = []
         self._opened: list[KeptConnection] = []
-        self.application = sqlite3.connect(path, isolation_level=None)
+        self.application = self._open()
         self.application.execute("PRAGMA foreign_keys = ON")
-        for pragma in _PRAGMAS:
-            self.application.execute(pragma)
+        self._resetting = self._open()  # without foreign keys: nothing cascades
         self._identity = self._identify()
         tables = self.application.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
         self._tables = [name for (name,) in tables.fetchall() if name != "kod_applying"]
+        self._dangling = _dangling_sql(self.application)
         self._rows = self.backup()
+
+    def _open(self) -> sqlite3.Connection:
+        opened = sqlite3.connect(self.path, isolation_level=None, cached_statements=1000)
+        for pragma in _PRAGMAS:
+            opened.execute(pragma)
+        give_clock(opened, self.now)
+        return opened
+
+    def now(self) -> int:
+        return self.now_ms
 
     def _identify(self) -> tuple[int, int]:
         (version,) = self.application.execute("PRAGMA schema_version").fetchone()
@@ -84,26 +105,37 @@ class KeptDatabase:
         except (OSError, sqlite3.Error):
             return False
 
+    def broken_references(self) -> list[tuple[Any, ...]]:
+        """As `PRAGMA foreign_key_check` finds them, which is compiled anew each time: (table, rowid, the other)."""
+        return self.application.execute(self._dangling).fetchall()
+
     def backup(self) -> Backup:
         """What is in it now."""
-        return {name: self.application.execute(f'SELECT * FROM "{name}"').fetchall() for name in self._tables}
+        return self._contents(self.application)
+
+    def _contents(self, connection: sqlite3.Connection) -> Backup:
+        return {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in self._tables}
 
     def reset(self, rows: Backup | None = None) -> None:
         """Every table as `make` left it, or as it was when `rows` were backed up; what does it is not captured."""
-        execute = self.application.execute
         if self.application.in_transaction:
-            execute("ROLLBACK")
+            self.application.execute("ROLLBACK")
+        wanted = self._rows if rows is None else rows
+        execute = self._resetting.execute
         execute("BEGIN IMMEDIATE")
-        execute("PRAGMA defer_foreign_keys = ON")
         execute("INSERT OR IGNORE INTO kod_applying (one) VALUES (1)")
-        for name in self._tables:  # all of them first: deletions cascade
+        for name, is_there in self._contents(self._resetting).items():
+            of_table = wanted.get(name, [])
+            if is_there == of_table:
+                continue
             execute(f'DELETE FROM "{name}"')
-        for name, of_table in (self._rows if rows is None else rows).items():
             if of_table:
                 marks = ", ".join("?" * len(of_table[0]))
-                self.application.executemany(f'INSERT INTO "{name}" VALUES ({marks})', of_table)
+                self._resetting.executemany(f'INSERT INTO "{name}" VALUES ({marks})', of_table)
         execute("DELETE FROM kod_applying")
         execute("COMMIT")
+        if rows is None:
+            self.now_ms = BEGINNING_MS
         if Path(f"{self.path}-wal").stat().st_size > WAL_BYTES_MAX:
             execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -117,15 +149,28 @@ class KeptDatabase:
         assert isinstance(made, KeptConnection)
         for pragma in _PRAGMAS:
             made.execute(pragma)
+        give_clock(made, self.now)
         made.home, made.compiled = self, {}
         self._opened.append(made)
         return made
 
     def close(self) -> None:
         self.application.close()
+        self._resetting.close()
         for one in self._opened:
             one.home = None
             one.close()
+
+
+def _dangling_sql(connection: sqlite3.Connection) -> str:
+    """For foreign keys of one column each."""
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    return " UNION ALL ".join(
+        f"SELECT '{name}', c.rowid, '{other}' FROM \"{name}\" c WHERE c.\"{column}\" IS NOT NULL"
+        f' AND NOT EXISTS (SELECT 1 FROM "{other}" p WHERE p."{key}" = c."{column}")'
+        for (name,) in names
+        for _, _, other, column, key, *_ in connection.execute(f'PRAGMA foreign_key_list("{name}")').fetchall()
+    )
 
 
 _CONNECT = connection.connect
@@ -199,10 +244,12 @@ def _patched(places: list[Any], name: str, value: Any) -> Iterator[None]:
 
 
 def _connect(path: Path, **options: Any) -> sqlite3.Connection:
-    for database in _databases.values():
-        if database.path == path and database.is_whole():
-            return database.connect(**options)
-    return _CONNECT(path, **options)
+    database = next((one for one in _databases.values() if one.path == path), None)
+    if database is not None and database.is_whole():
+        return database.connect(**options)
+    opened = _CONNECT(path, **options)
+    give_clock(opened, *([database.now] if database is not None else []))
+    return opened
 
 
 # --- what depends on nothing but the schema and the structure

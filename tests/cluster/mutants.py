@@ -35,16 +35,8 @@ from node.databases.sqlite.database import SqliteDatabase
 from schemas.errors import KodError
 from schemas.stamp import Stamp
 from serializers.message import read_message
-from tests.cluster.simulation import (
-    MEMOS,
-    SimNode,
-    delete_customer,
-    delete_order,
-    history,
-    put_customer,
-    put_order,
-    put_shelf,
-)
+from tests.cluster.mixture import CIRCLES, CLEARINGS, MOVES, ORDERS, SHELVES, TREES
+from tests.cluster.simulation import MEMOS, history
 
 SEEDS = 200
 
@@ -420,57 +412,6 @@ def history_of_what_was_there(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sending.SqliteSendingView, "history", lambda self, *_, **__: nothing)
 
 
-CUSTOMERS = [put_customer, put_customer, delete_customer]
-MOVES = [put_customer, put_order, put_order, delete_customer]
-ORDERS = [put_customer, put_order, put_order, delete_order, delete_customer]
-
-
-def delete_with_orders(node: SimNode) -> None:
-    """A customer and all that refers to it: more than a message holds, now and then."""
-    name = node.pick("SELECT id FROM customers")
-    execute = node.application.execute
-    execute("DELETE FROM order_files WHERE order_id IN (SELECT id FROM orders WHERE customer_id = ?)", (name,))
-    node.world.deleted |= {token for (token,) in execute("SELECT token FROM orders WHERE customer_id = ?", (name,))}
-    execute("DELETE FROM orders WHERE customer_id = ?", (name,))
-    execute("UPDATE customers SET boss = NULL WHERE boss = ?", (name,))
-    _delete_customers(node, name)
-
-
-def move_and_delete(node: SimNode) -> None:
-    """All orders of a customer get another one, and it goes: who misses the first must not undo the second."""
-    old, new = node.pick("SELECT id FROM customers"), node.pick("SELECT id FROM customers")
-    if old != new:
-        node.application.execute("UPDATE orders SET customer_id = ? WHERE customer_id = ?", (new, old))
-        node.application.execute("UPDATE customers SET boss = NULL WHERE boss = ?", (old,))
-        _delete_customers(node, old)
-
-
-def put_one_of_two(node: SimNode) -> None:
-    """Each is the other's boss, where that is there; they change one by one."""
-    name, token = node.world.random.choice("AB"), node.world.token(node, "customer")
-    node.world.parents[token] = node.value("customers", "name", name)
-    node.application.execute(
-        "INSERT INTO customers VALUES (?1, ?2, (SELECT id FROM customers WHERE id <> ?1)) ON CONFLICT (id) DO UPDATE"
-        " SET name = excluded.name, boss = excluded.boss",
-        (name, token),
-    )
-
-
-def delete_both(node: SimNode) -> None:
-    node.application.execute("UPDATE customers SET boss = NULL")
-    _delete_customers(node, "A", "B")
-
-
-def _delete_customers(node: SimNode, *names: str | None) -> None:
-    for name in names:
-        node.world.deleted.add(node.value("customers", "name", name))
-        node.application.execute("DELETE FROM customers WHERE id = ?", (name,))
-
-
-TREES = [put_customer, put_order, put_order, delete_with_orders]
-CLEARINGS = [put_customer, put_order, put_order, move_and_delete]
-CIRCLES = [put_one_of_two, put_one_of_two, put_one_of_two, delete_both]
-
 # --- rights and owners
 
 
@@ -495,12 +436,12 @@ def only_where_the_rules_say(patch: pytest.MonkeyPatch) -> None:
 
 RULES: dict[Patch, dict[str, Any]] = {
     monotone_stamps: {},
-    own_versions_in_the_history: {"writes": [put_shelf]},
+    own_versions_in_the_history: {"writes": SHELVES},
     tie_break: {},
     link_side_for_parent: {},
     repeats: {},
     dot_tests: {"deletions": False},
-    seen_grows: {"writes": [put_shelf], "steps": 120},
+    seen_grows: {"writes": SHELVES, "steps": 120},
     journal: {},
     tombstones: {"writes": ORDERS},
     selection_by_commit_order: {},
@@ -538,7 +479,7 @@ RULES: dict[Patch, dict[str, Any]] = {
     what_comes_late_from_a_lost_life_proves_nothing: {"lives": True, "late": True},
     resync_at_first_sight: {"lives": True},
     orphans: {"lives": True, "writes": ORDERS},
-    crossed_versions_are_settled: {"lives": True, "writes": [put_shelf]},
+    crossed_versions_are_settled: {"lives": True, "writes": SHELVES},
     a_database_that_is_too_old_is_refused: {"lives": True},
     a_database_elsewhere_is_refused: {"lives": True},
 }

@@ -24,7 +24,7 @@ from dispatcher.applying import keyed
 from dispatcher.ports import Accepted, Collision, Letter, Sent
 from schemas.errors import KodError
 from serializers.keys import Item
-from serializers.message import Incoming, Version, parse_name, part_of, put_together, read_header, read_message
+from serializers.message import Incoming, Version, parse_name, part_of, put_together, read_message
 from tests.cluster.lives import tokens_of, tokens_of_message, tokens_of_text
 
 if TYPE_CHECKING:
@@ -88,20 +88,20 @@ class Witness:
 
     def session_begun(self, sender: str, to: str, letters: Sequence[Letter]) -> None:
         edge = sender, to
-        sessions = {name.session for name in (parse_name(letter.name) for letter in letters) if name}
+        sessions = {_session_of(letter) for letter in letters}
         assert min(sessions) > self._last.get(edge, -1), f"{sender} uses a session's stamp to {to} again"
         self._last[edge] = max(sessions)
-        self._open[edge] = {int(session) for session in sessions}
+        self._open[edge] = sessions
 
     def published(self, sender: str, letter: Letter, *, lost: bool) -> None:
         edge = sender, letter.node
-        session = int(read_header(letter.payload).session)
         if lost:
-            self._lost.append((edge, session))
+            self._lost.append((edge, _session_of(letter)))
         whole = self._whole(edge, letter)
         if whole is None:
             return
         message = read_message(whole)
+        session = int(message.header.session)
         for item, incoming in keyed(message, self.world.nodes[0].structure).items():
             self._travels(edge, session, item, incoming)
 
@@ -301,6 +301,13 @@ class Witness:
     def _as_the_writer_left_it(self) -> None:
         for node in self.world.nodes:
             assert not node.journal(), f"one node writes, and {node.code} has collisions: {node.journal()}"
+
+
+def _session_of(letter: Letter) -> int:
+    """By its name; that the header says the same is what receivers insist on."""
+    name = parse_name(letter.name)
+    assert name is not None, f"{letter.name!r} is no name of a message"
+    return int(name.session)
 
 
 class WatchedView:

@@ -1,6 +1,6 @@
 """Histories by the ten thousand: `python -m tests.cluster.soak [--first N] [--histories N] [--workers N]`.
 
-Each seed is played with the options that `simulation.mixed` gives it. What has been played is noted in a file, so a run
+Each seed is played with the options that `mixture.mixed` gives it. What has been played is noted in a file, so a run
 that was stopped goes on where it was; --afresh begins again. Failing seeds are printed as they are found, and again in
 the closing line; the exit code is 1 if there were any.
 """
@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.cluster.simulation import history, mixed
+from tests.cluster.mixture import command, mixed
+from tests.cluster.simulation import history
 
 CHUNK = 50
 
@@ -76,14 +77,6 @@ def _line(state: dict) -> str:
     done = state["next"] - state["first"]
     rate = done / max(state["took_s"], 0.001) * 60
     return f"{done} histories, {len(state['failed'])} failed, {rate:,.0f} a minute"
-
-
-def command(seed: int) -> str:
-    """What plays this one again."""
-    options = " ".join(
-        f"{name}={'deep' if name == 'tree' else int(value)}" for name, value in sorted(mixed(seed).items())
-    )
-    return f"python -m tests.cluster.simulation {seed} {options}".rstrip()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -42,6 +42,10 @@ class FaultNode(SimNode):
         )
     }
     clock_skew_max_s = 300
+    now_sql = "(SELECT ms FROM sim_clock)"
+
+    def set_database_clock(self) -> None:
+        self.application.execute("UPDATE sim_clock SET ms = ?", (self.clock.ms,))
 
     def _make_database(self, folder: Path) -> None:
         self.path = folder / f"{self.code}.sqlite"
@@ -54,6 +58,9 @@ class FaultNode(SimNode):
         self.structure = compile_structure(generate_package(self.exchange, tables), self.exchange, tables)
         database.install(self.settings, self.structure)
         database.close()
+
+    def broken_references(self) -> list[Any]:
+        return self.application.execute("PRAGMA foreign_key_check").fetchall()
 
     def close(self) -> None:
         super().close()

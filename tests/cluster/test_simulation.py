@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tests.cluster.simulation import deep_tree, history, mixed
-from tests.cluster.soak import command
+from tests.cluster.mixture import command, mixed
+from tests.cluster.simulation import deep_tree, history
 
 HISTORIES = int(os.environ.get("KOD_HISTORIES", "2000"))
 CHUNKS = 40

@@ -60,6 +60,9 @@ class MariadbNode(SimNode):
         database.install(self.settings, self.structure)
         database.close()
 
+    def set_database_clock(self) -> None:
+        """The server has its own."""
+
     def versions(self) -> None:
         return None
 

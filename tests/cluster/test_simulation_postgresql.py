@@ -42,6 +42,9 @@ class PostgresqlNode(SimNode):
         database.install(self.settings, self.structure)
         database.close()
 
+    def set_database_clock(self) -> None:
+        """The server has its own."""
+
     def versions(self) -> None:
         return None
 

@@ -13,6 +13,7 @@ from dispatcher.ports import NodeView
 from schemas.compilation import compile_structure, generate_package, tables_needed
 from schemas.network import TypeSettings
 from schemas.topology import Topology
+from tests.cluster.kept import connections
 from tests.cluster.simulation import EXCHANGE, SimNode, World, history
 
 TWENTY: Mapping[str, str | None] = {
@@ -52,14 +53,15 @@ class ParentNode(SimNode):
 
 
 def play(folder: Path, seed: int, make_node: type[SimNode]) -> World:
-    world = World(seed, folder, deletions=True, make_node=make_node, tree=lambda _: Topology(TWENTY))
-    try:
-        world.run(400)
-        world.settle()
-        world.check()
-    finally:
-        world.close()
-    return world
+    with connections():
+        world = World(seed, folder, deletions=True, make_node=make_node, tree=lambda _: Topology(TWENTY))
+        try:
+            world.run(400)
+            world.settle()
+            world.check()
+        finally:
+            world.close()
+        return world
 
 
 @pytest.mark.parametrize("make_node", [SimNode, ParentNode])
@@ -120,6 +122,7 @@ def test_clocks_an_hour_off_that_step_keep_nothing_from_arriving(chunk: int, tmp
         folder = tmp_path / str(seed)
         folder.mkdir()
         try:
-            play_with_wrong_clocks(folder, seed)
+            with connections():
+                play_with_wrong_clocks(folder, seed)
         except Exception as failure:
             raise AssertionError(f"seed {seed}: {failure}") from failure
