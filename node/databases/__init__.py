@@ -29,7 +29,6 @@ from typing import Any, Protocol
 
 from dispatcher.manifest import Went
 from dispatcher.ports import Content, Figures, Life, Parked, SendingView, Store
-from node.databases.address import address_of
 from schemas.errors import ConfigError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
@@ -229,6 +228,8 @@ def open_database(url: str) -> Database:
 
     Raises ConfigError for a URL that is none, or a database that is not supported.
     """
+    from node.databases.address import address_of  # late: commands that need no database start faster
+
     dialect = address_of(url).kind
     if dialect == "postgresql":
         from node.databases.postgresql.database import PostgresqlDatabase

@@ -1,26 +1,14 @@
-"""A database's URL as nodes.yaml has it, read as SQLAlchemy reads one.
-
-Not by SQLAlchemy itself: importing it takes a fifth of a second of each `kod …`, and nothing else of it is used.
-"""
+"""A database's URL as nodes.yaml has it: SQLAlchemy reads it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from schemas.errors import ConfigError
-
-_URL = re.compile(
-    r"""(?P<kind>\w+)(?:\+(?P<driver>\w+))?://
-        (?:(?P<user>[^:/]*)(?::(?P<password>[^@]*))?@)?
-        (?:\[(?P<ipv6>[^/?]+)\]|(?P<host>[^/:?]+))?
-        (?::(?P<port>\d*))?
-        (?:/(?P<database>[^?]*))?
-        (?:\?(?P<query>.*))?""",
-    re.VERBOSE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +27,18 @@ class Address:
 
 def address_of(url: str) -> Address:
     """Raises ConfigError for a URL that is none."""
-    found = _URL.fullmatch(url)
-    if found is None:
-        raise ConfigError("the database's URL is none", hint="e.g. postgresql+psycopg://user@host/name")
-    query: dict[str, tuple[str, ...]] = {}
-    for name, value in parse_qsl(found["query"] or ""):
-        query[name] = (*query.get(name, ()), value)
+    try:
+        found = make_url(url)
+    except ArgumentError:  # it may bear a password: nothing of it is told
+        raise ConfigError("the database's URL is none", hint="e.g. postgresql+psycopg://user@host/name") from None
+    kind, _, driver = found.drivername.partition("+")
     return Address(
-        found["kind"],
-        found["driver"],
-        _unquoted(found["user"]),
-        _unquoted(found["password"]),
-        found["host"] or found["ipv6"],
-        int(found["port"]) if found["port"] else None,
-        _unquoted(found["database"]),
-        query,
+        kind,
+        driver or None,
+        found.username,
+        str(found.password) if found.password is not None else None,
+        found.host,
+        found.port,
+        found.database,
+        {name: tuple(values) for name, values in found.normalized_query.items()},
     )
-
-
-def _unquoted(text: str | None) -> str | None:
-    return None if text is None else unquote(text)
