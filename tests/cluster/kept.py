@@ -225,6 +225,7 @@ def connections() -> Iterator[None]:
     with (
         patch.multiple(store, Reading=_reading, Writing=_writing),
         patch.object(capture, "triggers", _triggers),
+        patch.object(capture, "installed", _installed),
         patch.object(registers, "are_there", _are_there),
         _patched(places, "connect", _connect),
     ):
@@ -255,6 +256,7 @@ def _connect(path: Path, **options: Any) -> sqlite3.Connection:
 # --- what depends on nothing but the schema and the structure
 
 _TRIGGERS = capture.triggers
+_INSTALLED = capture.installed
 _ARE_THERE = registers.are_there
 
 
@@ -284,6 +286,11 @@ def _writing(connection: sqlite3.Connection, structure: Any, reading: Reading) -
 def _triggers(connection: sqlite3.Connection, structure: Any, type_ids: Any, now_sql: str) -> dict[str, str]:
     what = ("triggers", id(structure), tuple(type_ids.items()), now_sql)
     found: dict[str, str] = _compiled(connection, what, lambda: _TRIGGERS(connection, structure, type_ids, now_sql))
+    return found
+
+
+def _installed(connection: sqlite3.Connection) -> dict[str, str]:
+    found: dict[str, str] = _compiled(connection, "installed", lambda: _INSTALLED(connection))
     return found
 
 

@@ -301,7 +301,7 @@ class SimNode:
     def _make_file(self, path: Path) -> None:
         self.path = path
         with closing(sqlite3.connect(path)) as connection:
-            connection.executescript("PRAGMA journal_mode=WAL;" + TABLES)
+            connection.executescript("PRAGMA page_size=1024; PRAGMA journal_mode=WAL;" + TABLES)
         database = self._database()
         database.install(self.settings, structure_of(database))
 
