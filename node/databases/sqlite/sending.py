@@ -132,7 +132,7 @@ class SqliteSendingView:
         joined: Joined | None = None,
     ) -> Sequence[Tie]:
         limited_or_joined = limited if joined is None else frozenset(self._type_ids)
-        pairs: dict[str, set[tuple[Item, Item]]] = {}
+        pairs: dict[str, dict[tuple[Item, Item], None]] = {}
         for type_name, of_type in by_type(items).items():
             item_type = self._structure.types.get(type_name)
             if item_type is None or item_type.table is None:
@@ -143,9 +143,8 @@ class SqliteSendingView:
                 self._reading.ask(of_type)
             for reference in references:
                 target = reference.target
-                pairs.setdefault(target, set()).update(
-                    (of_type[n], Item(target, key)) for n, key in self._targets(type_name, reference)
-                )
+                found_pairs = ((of_type[n], Item(target, key)) for n, key in self._targets(type_name, reference))
+                pairs.setdefault(target, {}).update(dict.fromkeys(found_pairs))
         found: list[Tie] = []
         for of_target in pairs.values():
             unknown = self._unknown(sorted({target for _, target in of_target}), after, node, limited, joined)
