@@ -16,7 +16,8 @@ from dispatcher.ports import Folded
 from node.databases.sqlite.reading import Reading
 from serializers.keys import Item
 
-_AGAIN = "SELECT EXISTS (SELECT 1 FROM kod_rights) OR EXISTS (SELECT 1 FROM kod_walks)"
+_THERE = """SELECT EXISTS (SELECT 1 FROM kod_log),
+    EXISTS (SELECT 1 FROM kod_rights) OR EXISTS (SELECT 1 FROM kod_walks)"""
 
 _GATHER = """INSERT INTO temp.kod_folding (type, key, at, local, gone)
     SELECT type, key, max(at), max(local), max(gone) FROM kod_log GROUP BY type, key ORDER BY max(at), type, key"""
@@ -43,11 +44,11 @@ _VERSIONS = """INSERT INTO kod_register (type, key, stamp, origin, seen, mark, k
 
 def fold(connection: sqlite3.Connection, reading: Reading, type_names: Mapping[int, str]) -> Folded:
     """Folds all that the log has, inside the caller's write transaction."""
-    (again,) = connection.execute(_AGAIN).fetchone()
+    there, again = connection.execute(_THERE).fetchone()
+    if not there:
+        return Folded(0, 0, bool(again))
     connection.execute("DELETE FROM temp.kod_folding")
     count = connection.execute(_GATHER).rowcount
-    if not count:
-        return Folded(0, 0, bool(again))
     connection.execute("DELETE FROM kod_log")
     _look_whether_gone(connection, reading, type_names)
     top, origin, boundary = connection.execute("SELECT top_mark, origin, boundary FROM kod_node").fetchone()
