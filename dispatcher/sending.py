@@ -658,8 +658,7 @@ class Sender:
                 loads[link.node] = replace(same, link=link)  # with the same lists
                 continue
             load = loads[link.node] = Load(link)
-            pending = view.pending(link.node, self.settings.portion_items_max) if link.pending else ()
-            others_wait = len(pending) == self.settings.portion_items_max
+            pending, others_wait = self._pending(view, link) if link.pending else ((), False)
             in_turn = [c for c in changes if c.mark <= portion.position and c.item not in early]
             if others_wait and (later := self._behind(pending[-1], in_turn)):
                 load.take((c for c in in_turn if c.item in later), whole=False)
@@ -674,6 +673,22 @@ class Sender:
                 self._read_more(view, [c for c in load.changes if c.item not in texts], texts)
                 self._unsettled |= portion.whole and others_wait
         return _hold(loads, texts.held) if texts.held else loads
+
+    def _pending(self, view: SendingView, link: Outgoing) -> tuple[Sequence[Change], bool]:
+        """A portion of what is to go out of turn, and whether more may wait. Deletions of types that refer to each
+        other in a circle go all at once, however many: which of them frees which cannot be asked any more."""
+        items_max = self.settings.portion_items_max
+        while True:
+            pending = view.pending(link.node, items_max)
+            if len(pending) < items_max:
+                return pending, False
+            last = pending[-1]
+            if not last.gone or last.item.type not in self.structure.circular:
+                return pending, True
+            rank = self.structure[last.item.type].rank
+            if before := [c for c in pending if not c.gone or self.structure[c.item.type].rank != rank]:
+                return before, True
+            items_max *= 2
 
     def _behind(self, last: Change, in_turn: Sequence[Change]) -> frozenset[Item]:
         """Deletions that wait although it is their turn: behind `last` more is pending than goes at once, and that may

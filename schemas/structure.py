@@ -297,6 +297,14 @@ class Structure:
         return frozenset(r.target for name in self.unchecked for r in self.types[name].unchecked)
 
     @cached_property
+    def circular(self) -> frozenset[str]:
+        """Types that refer to themselves, or to each other in a circle: those share a rank."""
+        ranks = {t.name: t.rank for t in self.types.values()}
+        return frozenset(
+            t.name for t in self.types.values() if any(ranks.get(r.target) == t.rank for r in t.references)
+        )
+
+    @cached_property
     def with_rights(self) -> tuple[str, ...]:
         """Types of which an access table, or view, says where they are to be seen."""
         return tuple(t.name for t in self.types.values() if t.table is not None and t.access is not None)

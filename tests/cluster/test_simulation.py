@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.cluster.mixture import command, mixed
+from tests.cluster.mixture import TREES, command, mixed
 from tests.cluster.simulation import deep_tree, history
 
 HISTORIES = int(os.environ.get("KOD_HISTORIES", "2000"))
@@ -27,3 +27,10 @@ def test_whatever_happens_on_the_way_the_network_agrees_in_the_end(chunk: int) -
 def test_twenty_nodes_on_five_levels_agree_when_all_of_them_write() -> None:
     """What goes wrong only where a version passes through several nodes."""
     history(1, tree=deep_tree, steps=600)
+
+
+@pytest.mark.parametrize("seed", [9344, 10884])
+def test_deletions_of_what_refers_to_its_own_type_go_all_at_once(seed: int) -> None:
+    """Where a portion parted them the one that freed the other came later: the other was parked, and the reference,
+    gone already where both were deleted, would have won over it."""
+    history(seed, crashes=False, one_writer=True, writes=TREES)
