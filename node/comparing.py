@@ -3,6 +3,9 @@
 A difference is on its way where the two sides have different versions and the newer one still waits: in a log, behind
 a link's position, in its pending items, or on the bus. One that a parked message would change waits, and is told apart.
 Everything else that differs is a difference.
+
+Where hooks turn values on their way, two nodes agree where one has what the hooks make of the other's, in either
+direction.
 """
 
 from __future__ import annotations
@@ -10,24 +13,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import orjson
 
 from dispatcher import kinds
-from dispatcher.ports import Content
+from dispatcher.ports import Content, ReceivingView, SendingView
 from dispatcher.review import everywhere
 from dispatcher.turning import ITEMS_AT_ONCE, Turning
+from node.clock import SystemClock
 from node.databases import Database, Story
-from node.opened import open_node
+from node.hooks.bound import BoundHooks, HookStep
+from node.opened import hooks_of, open_node
+from node.service import node_view
 from node.status import backlogs
 from node.waiting import Waiting, waiting_items
-from schemas.errors import UnavailableError
+from schemas.errors import MessageError, UnavailableError
 from schemas.network import Network
+from schemas.stamp import EARLIEST
 from schemas.structure import ItemType, Structure
 from schemas.topology import Topology
-from serializers.digest import digest
+from serializers.digest import digest, same
 from serializers.keys import Item, key_of, written
+from serializers.message import Header, Incoming, Message, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,12 @@ class _Side:
     code: str
     database: Database
     structure: Structure
+    hooks: BoundHooks
+
+    @cached_property
+    def turning(self) -> Turning:
+        """As a daemon turns items on their way."""
+        return Turning(self.structure, [HookStep(self.hooks), *kinds.steps(self.structure)])
 
 
 def compare(
@@ -95,7 +110,8 @@ def compare(
         for code in (one, other):
             database, structure = open_node(network, code)
             stack.enter_context(closing(database))
-            sides.append(_Side(code, database, structure))
+            hooks = BoundHooks(hooks_of(network, code), structure, node_view(network.topology, code), SystemClock())
+            sides.append(_Side(code, database, structure, hooks))
         comparison = Comparison()
         moving = _Moving(network, sides)
         for name in sides[0].structure.types.keys() | sides[1].structure.types.keys():
@@ -134,6 +150,11 @@ def _compare_type(comparison: Comparison, name: str, sides: list[_Side], moving:
         topology = moving.network.topology
         keys = {key for key in keys if _meant_for_both(Item(name, key), digests, sides, topology)}
     different = [key for key in keys if digests[0].get(key) != digests[1].get(key)]
+    if any(name in side.hooks.unlike for side in sides):
+        at_both = [key for key in different if all(key in of_side for of_side in digests)]
+        pairs = [[Item(name, its[key]) for key in at_both] for its in own_keys]
+        alike = {key for key, is_alike in zip(at_both, _turned_alike(sides, *pairs), strict=True) if is_alike}
+        different = [key for key in different if key not in alike]
     comparison.items += len(keys)
     comparison.per_type[name] = len(keys)
     for key in different:
@@ -216,6 +237,42 @@ def _contents(side: _Side, name: str, shown: ItemType) -> Iterable[tuple[Content
                     yield Content(item, turned.text), content.item.key
                 else:
                     yield content, content.item.key
+
+
+def _turned_alike(sides: Sequence[_Side], ones: Sequence[Item], others: Sequence[Item]) -> Iterator[bool]:
+    """For items that both nodes have: whether one has what hooks make of the other's."""
+    one, other = sides
+    with one.database.looking(one.structure) as view, other.database.looking(other.structure) as other_view:
+        for start in range(0, len(ones), ITEMS_AT_ONCE):
+            its = list(view.contents(ones[start : start + ITEMS_AT_ONCE]))
+            theirs = list(other_view.contents(others[start : start + ITEMS_AT_ONCE]))
+            there = _arrives(one, view, its, other, other_view, theirs)
+            back = _arrives(other, other_view, theirs, one, view, its)
+            yield from (either[0] or either[1] for either in zip(there, back, strict=True))
+
+
+def _arrives(
+    sender: _Side,
+    view: SendingView,
+    sent: Sequence[Content],
+    receiver: _Side,
+    its_view: SendingView,
+    held: Sequence[Content],
+) -> Iterator[bool]:
+    """For each item, whether the receiver has what it would write if the sender's came now."""
+    header = Header(sender.code, receiver.code, 0, EARLIEST, 1)
+    for content, outgoing, own in zip(sent, sender.turning.outgoing(view, sent), held, strict=True):
+        if content.text is None or own.text is None or outgoing.fault is not None:
+            yield False
+            continue
+        name = content.item.type
+        incoming = Incoming(name, Version(EARLIEST, ""), {}, orjson.loads(outgoing.text), None)
+        try:
+            arrived = receiver.turning.incoming(cast(ReceivingView, its_view), Message(header, (incoming,)))
+        except MessageError:
+            yield False
+        else:
+            yield same(receiver.structure[name], arrived.items[0].value, orjson.loads(own.text))
 
 
 def batched(contents: Iterable[Content], size: int) -> Iterator[list[Content]]:
