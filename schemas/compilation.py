@@ -341,6 +341,7 @@ def _item_type(
     uniques = tuple(u for u in table.uniques if set(u) != set(table.primary_key))
     named = kinds.predefined(package_type, settings, table, mismatch)
     own = _kinds(package_type, settings, table, tables, fields, sections, references, exchange, package)
+    record_key = tuple(c for c in table.primary_key if c not in key_columns) if settings.filter is not None else ()
     unlike = bool(own.composites or own.enumerations or own.pointers)
     return ItemType(
         name=package_type.name,
@@ -351,7 +352,8 @@ def _item_type(
         fields=fields,
         sections=sections,
         references=references,
-        record_key=tuple(c for c in table.primary_key if c not in key_columns) if settings.filter is not None else (),
+        record_key=record_key,
+        one_record=settings.filter is not None and bool(table.primary_key) and not record_key,
         access=settings.access,
         access_from=settings.access_from,
         collision=settings.collision,

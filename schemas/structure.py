@@ -172,6 +172,8 @@ class ItemType:
     references: tuple[Reference, ...] = ()
     record_key: tuple[str, ...] = ()
     """Record sets: the primary key's columns outside the filter."""
+    one_record: bool = False
+    """The filter is all of the primary key: a set has one record at most."""
     access: str | None = None
     access_from: tuple[str, ...] = ()
     """Tables whose changes change rights, where they are declared."""
@@ -217,12 +219,9 @@ class ItemType:
     def row_places(self) -> tuple[RowPlace, ...]:
         """What the tables here hold of rows: of sections, of a set's records."""
         if self.is_object:
-            return tuple(
-                _row_place(s.name, s.fields, [c for c in s.primary_key if c not in {own for own, _ in s.link}])
-                for s in self.sections
-            )
+            return tuple(map(_place_of_section, self.sections))
         records = [f for f in self.fields if f not in self.key]
-        return (_row_place("Records", records, self.record_key),) if self.table else ()
+        return (_row_place("Records", records, self.record_key, alone=self.one_record),) if self.table else ()
 
     @cached_property
     def key_names(self) -> tuple[str, ...]:
@@ -249,13 +248,19 @@ class RowPlace(NamedTuple):
     name: str
     held: frozenset[str]
     key: Mapping[str, Property]
-    """What tells the rows of one item apart: their own key, or all that is held."""
+    """What tells the rows of one item apart: their own key, or all that is held; nothing where there is only one."""
 
 
-def _row_place(name: str, fields: Sequence[Field], key: Sequence[str]) -> RowPlace:
+def _place_of_section(section: Section) -> RowPlace:
+    own = [c for c in section.primary_key if c not in {link for link, _ in section.link}]
+    return _row_place(section.name, section.fields, own, alone=bool(section.primary_key) and not own)
+
+
+def _row_place(name: str, fields: Sequence[Field], key: Sequence[str], *, alone: bool) -> RowPlace:
     held = [f for f in fields if f.column is not None]
     own = [f for f in held if f.column is not None and f.column.name in key]
-    return RowPlace(name, frozenset(f.name for f in held), {f.name: f.prop for f in (own or held)})
+    telling = [] if alone else own or held
+    return RowPlace(name, frozenset(f.name for f in held), {f.name: f.prop for f in telling})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ a node with fewer columns, or with an older package.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -75,6 +75,41 @@ def _kept_rows(
 
 def _place(row: Mapping[str, Any], key: Mapping[str, Property]) -> str:
     return orjson.dumps(canonical_row(key, {name: row.get(name) for name in key})).decode()
+
+
+def by_new_keys(
+    item_type: ItemType, old_key: Sequence[Property], kept: Mapping[str, str], pairs: Iterable[tuple[str, str]]
+) -> tuple[dict[str, str], int]:
+    """What is kept of the rows of record sets, by the sets' new keys, where it was by `old_key`; and of how many rows
+    it cannot be told in which set they are now. `pairs`: which old sets have rows in which new ones."""
+    (place,) = item_type.row_places
+    new_key = [f.prop for f in item_type.key]
+    sets: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for old, new in pairs:
+        sets.setdefault(old, []).append((new, _named(new_key, new)))
+    found: dict[str, dict[str, Any]] = {}
+    lost = 0
+    for old, text in kept.items():
+        filtered = _named(old_key, old)
+        for told, own in orjson.loads(text).get(ROWS, {}).get(place.name, {}).items():
+            row = {**filtered, **orjson.loads(told)}
+            fitting = [(new, names) for new, names in sets.get(old, ()) if _agree(row, names)]
+            if len(fitting) == 1:
+                new, names = fitting[0]
+                found.setdefault(new, {})[_place({**row, **names}, place.key)] = own
+            else:
+                lost += 1
+    return {new: orjson.dumps({ROWS: {place.name: rows}}).decode() for new, rows in found.items()}, lost
+
+
+def _named(key: Sequence[Property], text: str) -> dict[str, Any]:
+    """A key's values by their properties, as they are compared."""
+    values = dict(zip((prop.name for prop in key), orjson.loads(text), strict=True))
+    return canonical_row({prop.name: prop for prop in key}, values)
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
 def bears_rows(text: bytes) -> bool:

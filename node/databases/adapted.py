@@ -20,7 +20,7 @@ from schemas.errors import ConfigError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Composite, Enumeration, Field, ItemType, Pointer, Structure
-from serializers.beside import ROWS, without_place
+from serializers.beside import ROWS, by_new_keys, without_place
 from serializers.keys import Item
 from serializers.message import Version
 
@@ -179,20 +179,21 @@ def _forget(
 def _rekey(item_type: ItemType, before: Sequence[Sequence[str | None]], registers: Registers) -> str:
     old = _with_old_key(item_type, before)
     entries = registers.entries(item_type.name)
-    whole: dict[str, str] = {}
+    beside = {key: entry.kept for key, entry in entries.items() if entry.kept is not None}
+    lost = 0
     if item_type.table is not None:
         pairs = list(registers.pairs(old, item_type))
+        kept, lost = by_new_keys(item_type, [f.prop for f in old.key], beside, pairs)
     else:
-        whole, pairs = _sets_anew(item_type, {key: e.kept for key, e in entries.items() if e.kept is not None})
+        kept, pairs = _sets_anew(item_type, beside)
     found = rekeyed(pairs, entries, registers.logged(item_type.name))
-    found = {key: replace(entry, kept=whole.get(key)) for key, entry in found.items()}
+    found = {key: replace(entry, kept=kept.get(key)) for key, entry in found.items()}
     moved: dict[str, list[str]] = {}
     for before_key, key in pairs:
         moved.setdefault(before_key, []).append(key)
     registers.put(item_type.name, found, moved)
     names = ", ".join(prop or "" for prop, _ in before)
-    lost = 0 if whole else sum(entry.kept is not None for entry in entries.values())
-    of_rows = f"; what was kept of rows of {lost} of them, without columns here, is kept no more" if lost else ""
+    of_rows = f"; what was kept of {lost} rows, without columns here, is kept no more" if lost else ""
     return (
         f"{item_type.name}: its filter was [{names}] and is [{', '.join(item_type.key_names)}]: {len(entries)} sets "
         f"are {len(found)} now, and go to the neighbours once more{of_rows}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import ConfigError
-from schemas.network import NodeSettings, TypeSettings
+from schemas.network import LookupSettings, NodeSettings, TypeSettings
 from schemas.stamp import Stamp
 from serializers.keys import Item
 from serializers.message import Version
@@ -196,6 +196,52 @@ def test_a_coarser_filter_makes_new_versions(world: StoreWorld) -> None:
     assert len(world.value(Item(PRICE, '["p"]'))["Records"]) == 2
     with closing(world.database):
         assert with_exchange(world) == ()  # all of it is there
+
+
+@pytest.mark.parametrize(
+    ("filters", "keys"),
+    [
+        (("product", "period", "currency"), ['["p","2026-01-01","EUR"]', '["p","2026-01-01","USD"]']),
+        (("product",), ['["p"]', '["p"]']),
+        (("currency", "period"), ['["EUR","2026-01-01"]', '["USD","2026-01-01"]']),
+    ],
+)
+def test_what_is_kept_of_rows_follows_them_into_the_new_sets(
+    world: StoreWorld, filters: tuple[str, ...], keys: list[str]
+) -> None:
+    """A property of records for which this node has no column would be lost on its way through it."""
+    records = [{"currency": c, "price": "1.50", "note": f"of {c}"} for c in ("EUR", "USD")]
+    for period in ("2026-01-01", "2026-02-01"):
+        world.receive(
+            {"Filter": {"product": "p", "period": period}, "Records": records if "01-01" in period else records[:1]},
+            PRICE,
+            stamp=50,
+        )
+    with_exchange(world, InformationRegister_Price=replace(EXCHANGE[PRICE], filter=filters))
+    for currency, key in zip(("EUR", "USD"), keys, strict=True):
+        value = world.value(Item(PRICE, key))
+        notes = {row.get("note") for row in value["Records"] if {**value["Filter"], **row}["currency"] == currency}
+        assert notes == {f"of {currency}"}
+
+
+def test_what_was_kept_as_it_travels_is_not_put_into_columns_of_another_form(world: StoreWorld) -> None:
+    """A name from the wire in a column of keys would say something else, or nothing."""
+    world.receive({"customer_id": "A", "name": "x", "state": "new"}, CUSTOMER, stamp=5)
+    world.store.close()
+    world.execute(
+        "CREATE TABLE states (id INTEGER NOT NULL PRIMARY KEY, code VARCHAR(20))",
+        "INSERT INTO states VALUES (7, 'new')",
+        "ALTER TABLE customers ADD COLUMN state INTEGER",
+    )
+    looked_up = replace(EXCHANGE[CUSTOMER], enums={"state": LookupSettings("states", "code")})
+    with pytest.raises(ConfigError, match=r"Catalog.Customer: state was kept as it travels") as refused:
+        with_exchange(world, Catalog_Customer=looked_up)
+    assert "take the type out of nodes.yaml for one `kod install`" in str(refused.value.hint)
+    assert world.execute("SELECT state FROM customers") == [(None,)]
+    with_exchange(world, Catalog_Customer=None)
+    with_exchange(world, Catalog_Customer=looked_up)
+    world.receive({"customer_id": "A", "name": "x", "state": 7}, CUSTOMER, stamp=6)
+    assert world.execute("SELECT state FROM customers") == [(7,)]
 
 
 def test_a_change_that_was_not_folded_is_one_of_the_new_set(world: StoreWorld) -> None:
