@@ -2,7 +2,7 @@ r"""Real input: the Northwind database in a tree of four nodes, over a folder an
 
         00 PostgreSQL, has it all
        /  \
-      01   02        PostgreSQL, SQLite: empty at first
+      01   02        PostgreSQL (or MariaDB), SQLite: empty at first
       |
       03             SQLite
 
@@ -25,7 +25,7 @@ import pytest
 from tests.edge.conftest import MakeNetwork
 from tests.edge.network import Node, TestNetwork, conninfo
 from tests.kafka_broker import kafka_bootstrap
-from tests.servers import postgresql_url
+from tests.servers import mariadb_url, postgresql_url
 
 NORTHWIND = Path(__file__).parents[2].parent / "shared" / "data" / "northwind.sql"
 
@@ -64,15 +64,29 @@ def postgresql_ddl() -> str:
 
 def sqlite_ddl() -> str:
     """The same tables with their keys and foreign keys as SQLite has them: it cannot add keys to a table later."""
+    return ";\n".join(_tables("blob"))
+
+
+def mariadb_ddl() -> str:
+    """As MariaDB has them: its foreign keys name the columns that they refer to, and it looks whether those are there.
+    Its real is a double, which holds whatever a float is written as."""
+    made = _tables("longblob")
+    keys = dict(re.findall(r"CREATE TABLE (\w+) .*?PRIMARY KEY (\([^)]*\))", "".join(made), re.DOTALL))
+    named = [re.sub(r"REFERENCES (\w+)", lambda found: f"{found[0]} {keys[found[1]]}", table) for table in made]
+    return ";\n".join(["SET foreign_key_checks = 0", *named])
+
+
+def _tables(bytes_type: str) -> list[str]:
+    """CREATE TABLE for each, keys and foreign keys in it."""
     dump = postgresql_ddl()
     keys: dict[str, list[str]] = {}
     for table, what in re.findall(r"ALTER TABLE ONLY (\w+)\s+ADD CONSTRAINT \w+ ((?:PRIMARY|FOREIGN)[^;]+);", dump):
         keys.setdefault(table, []).append(what)
     tables = re.findall(r"CREATE TABLE (\w+) \((.*?)\n\);", dump, re.DOTALL)
-    return "\n".join(
-        f"CREATE TABLE {table} ({columns.replace(' bytea', ' blob')},\n {', '.join(keys[table])});"
+    return [
+        f"CREATE TABLE {table} ({columns.replace(' bytea', f' {bytes_type}')},\n {', '.join(keys[table])})"
         for table, columns in tables
-    )
+    ]
 
 
 def plain(value: Any) -> Any:
@@ -111,12 +125,19 @@ def wait_until_equal(network: TestNetwork, expected: dict[str, list[tuple[Any, .
         raise AssertionError(f"{error}\ndiffering: {differing()}") from None
 
 
-@pytest.fixture(params=["folder", pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.fixture(
+    params=[
+        "folder",
+        pytest.param("kafka", marks=pytest.mark.kafka),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
 def network(request: pytest.FixtureRequest, make_network: MakeNetwork) -> TestNetwork:
-    bus = "folder:./exchange" if request.param == "folder" else f"kafka://{kafka_bootstrap()}"
+    bus = f"kafka://{kafka_bootstrap()}" if request.param == "kafka" else "folder:./exchange"
+    below = (mariadb_ddl(), mariadb_url()) if request.param == "mariadb" else (postgresql_ddl(), postgresql_url())
     nodes = [
         Node("00", "SELECT 1", url=postgresql_url()),
-        Node("01", postgresql_ddl(), "00", url=postgresql_url()),
+        Node("01", below[0], "00", url=below[1]),
         Node("02", sqlite_ddl(), "00"),
         Node("03", sqlite_ddl(), "01"),
     ]
