@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace, source: Server, target: Server, console: C
             results.capture = capture_cost(source, target, rounds, seconds)
     if "growth" in options.workloads and "kod" in options.by:
         with noting("growth"):
-            results.growth = growth(source, QUICK_SCALE if options.quick else 1.0, rounds=5 if options.quick else 9)
+            results.growth = growth(QUICK_SCALE if options.quick else 1.0, rounds=5 if options.quick else 15)
     if "presence" in options.workloads and "kod" in options.by:
         with noting("presence"):
             results.presence = presence(source, QUICK_SCALE if options.quick else 1.0)

@@ -1,19 +1,26 @@
 """Growth: what ten times as many items in the register, or ten times as many neighbours, make of the cost of sending
 the same changes.
 
-Two nodes side by side on one server, a small one and a large one; rounds alternate, so that what else the machine does
-meets both. In CPU time, this process and the server together, since the machine may be busy; medians of the rounds.
+Two nodes side by side, a small one and a large one; rounds alternate, so that what else the machine does meets both.
+In CPU time, this process and the server together, since the machine may be busy; medians of the rounds, and the
+quartiles between which half of the rounds are.
+
+The server has memory for all of it, and writes no whole pages to its log: what is measured is work, not whether pages
+have to be fetched from a disk, and put there to make room, nor how long ago the last checkpoint was. Beside it, what
+the same growth costs the application, in the UPDATE that makes the changes: rows that lie farther apart cost more to
+whoever goes to them one by one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks.servers import Server
-from benchmarks.source import Cost, Source, without_autovacuum
+from benchmarks.source import Sending, Source, SqliteSource
 from benchmarks.workloads import LINES, customers, items, orders
 
 REGISTER_TOLERANCE = 0.1
@@ -21,6 +28,13 @@ NEIGHBOURS_TARGET = 2.0
 FEW, MANY = 4, 40
 CHANGED = 10_000
 """Items of a portion."""
+SERVER = {"shared_buffers": "2GB", "autovacuum": "off", "full_page_writes": "off"}
+
+_SQLITE = """
+CREATE TABLE customers (id text PRIMARY KEY, code text NOT NULL, name text NOT NULL, inn text, address text,
+                        contacts text, updated text NOT NULL) WITHOUT ROWID;
+"""
+_SQLITE_NUMBERS = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {last})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,44 +47,63 @@ class Growth:
     small_took_ms: float
     large_took_ms: float
     ratio: float
-    """Of CPU: the median of the rounds' ratios."""
+    """Of CPU: the median of the rounds' ratios; `lower` and `upper` are the quartiles."""
+    lower: float
+    upper: float
     least: float
     most: float
+    application: float | None = None
+    """The ratio of what the application paid for the changes."""
 
     @property
     def reached(self) -> bool:
         return self.least <= self.ratio <= self.most
 
 
-def growth(server: Server, scale: float, rounds: int) -> list[Growth]:
-    without_autovacuum(server, on=True)
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A change and its sending at one of the two nodes."""
+
+    cpu_s: float
+    took_s: float
+    application_s: float
+
+
+def growth(scale: float, rounds: int) -> list[Growth]:
+    server = Server("growth", SERVER)
     try:
         return [
-            register(server, int(100_000 * scale), rounds, young=True),
-            register(server, int(100_000 * scale), rounds, young=False),
+            *register(lambda stack, count: _filled(stack, server, count), int(100_000 * scale), rounds, "PostgreSQL"),
+            *register(_filled_sqlite, int(100_000 * scale), rounds, "SQLite"),
             neighbours(server, int(20_000 * scale), rounds, folder=False),
             neighbours(server, int(20_000 * scale), rounds, folder=True),
         ]
     finally:
-        without_autovacuum(server, on=False)
+        server.stop()
 
 
-def register(server: Server, count: int, rounds: int, *, young: bool) -> Growth:
+def register(fill: Callable[[ExitStack, int], Sending], count: int, rounds: int, dialect: str) -> list[Growth]:
     """A portion of 10,000 changed items, with `count` and ten times as many in the register: the youngest, as documents
-    change, or some all over the table. Then each lies on a page of its own in the large one, which costs a server a
-    bit more whoever reads it; the rows read, by index alone, are as many."""
+    change, or some all over the table. Then each lies on a page of its own in the large one."""
+    measured = []
     with ExitStack() as stack:
-        small, large = (_filled(stack, server, f"growth_{n}", n) for n in (count, 10 * count))
+        small, large = fill(stack, count), fill(stack, 10 * count)
         changed = min(CHANGED, count)
+        for young in (True, False):
 
-        def change(source: Source, number: int) -> None:
-            total = count if source is small else 10 * count
-            source.application.execute(_change_some(total, changed, number, young=young))
+            def change(source: Sending, number: int, young: bool = young) -> float:
+                total = count if source is small else 10 * count
+                name = f"Round {number} of {'the youngest' if young else 'all'}"  # never the name that it has already
+                ids = (_sqlite_ids if isinstance(source, SqliteSource) else _ids)(total, changed, number, young=young)
+                return source.change(f"UPDATE customers SET name = '{name}' WHERE id IN ({ids})")
 
-        pairs = _rounds(small, large, change, rounds)
-    title = f"a portion of {changed:,} items, {'the youngest' if young else 'all over the table'}"
-    least, most = 1 - REGISTER_TOLERANCE, 1 + REGISTER_TOLERANCE
-    return _growth(title, f"{count:,} in the register", f"{10 * count:,}", pairs, least, most)
+            pairs = _rounds(small, large, change, rounds)
+            title = f"{dialect}: a portion of {changed:,} items, {'the youngest' if young else 'all over the table'}"
+            limits = (1 - REGISTER_TOLERANCE, 1 + REGISTER_TOLERANCE)
+            measured.append(
+                _growth(title, f"{count:,} in the register", f"{10 * count:,}", pairs, *limits, beside=True)
+            )
+    return measured
 
 
 def neighbours(server: Server, count: int, rounds: int, *, folder: bool) -> Growth:
@@ -83,8 +116,8 @@ def neighbours(server: Server, count: int, rounds: int, *, folder: bool) -> Grow
                 source.application.execute(load)
             source.send()
 
-        def change(source: Source, number: int) -> None:
-            source.application.execute(f"UPDATE orders SET total = {number}")
+        def change(source: Sending, number: int) -> float:
+            return source.change(f"UPDATE orders SET total = {number}")
 
         pairs = _rounds(small, large, change, rounds)
     return _growth(
@@ -97,43 +130,79 @@ def neighbours(server: Server, count: int, rounds: int, *, folder: bool) -> Grow
     )
 
 
-def _filled(stack: ExitStack, server: Server, database: str, count: int) -> Source:
-    source = Source(server, database, neighbours=1)
+def _filled(stack: ExitStack, server: Server, count: int) -> Source:
+    source = Source(server, f"growth_{count}", neighbours=1)
     stack.callback(source.drop)
     source.application.execute(customers(count))
+    source.send()
+    source.tidy()
+    return source
+
+
+def _filled_sqlite(stack: ExitStack, count: int) -> SqliteSource:
+    source = SqliteSource(f"growth_{count}", _SQLITE)
+    stack.callback(source.drop)
+    source.application.create_function("md5", 1, lambda text: hashlib.md5(text.encode()).hexdigest())
+    source.application.execute(
+        f"INSERT INTO customers {_SQLITE_NUMBERS.format(last=count)}"
+        " SELECT md5('c' || n), 'C' || n, 'Customer number ' || n, n * 7919, json_object('city', 'City ' || n % 500,"
+        " 'street', 'Street ' || n % 3000, 'house', n % 200), json_object('phone', '+7' || n, 'mail',"
+        " 'c' || n || '@example.org'), '2026-01-01T00:00:00' FROM s"
+    )
+    source.application.commit()
     source.send()
     return source
 
 
-def _change_some(total: int, changed: int, number: int, *, young: bool) -> str:
+def _chosen(total: int, changed: int, number: int, *, young: bool) -> str:
+    """The number of the n-th row that is changed."""
     step, first = (1, total - changed - 1) if young else (total // changed, number)
-    numbers = f"SELECT 1 + (n * {step}::bigint + {first}) % {total} FROM generate_series(1, {changed}) n"
-    return (
-        f"UPDATE customers SET name = 'Round {number}' WHERE id IN (SELECT md5('c' || k)::uuid FROM ({numbers}) s(k))"
-    )
+    return f"(1 + (n * {step} + {first}) % {total})"
+
+
+def _ids(total: int, changed: int, number: int, *, young: bool) -> str:
+    chosen = _chosen(total, changed, number, young=young)
+    return f"SELECT md5('c' || {chosen})::uuid FROM generate_series(1, {changed}::bigint) n"
+
+
+def _sqlite_ids(total: int, changed: int, number: int, *, young: bool) -> str:
+    chosen = _chosen(total, changed, number, young=young)
+    return f"{_SQLITE_NUMBERS.format(last=changed)} SELECT md5('c' || {chosen}) FROM s"
 
 
 def _rounds(
-    small: Source, large: Source, change: Callable[[Source, int], None], rounds: int
-) -> list[tuple[Cost, Cost]]:
+    small: Sending, large: Sending, change: Callable[[Sending, int], float], rounds: int
+) -> list[tuple[Round, Round]]:
     pairs = []
-    for number in range(-1, rounds):  # the first warms up
-        costs = {}
+    for number in range(-2, rounds):  # the first two warm up: what a server's process touches first costs it more
+        done = {}
         for source in (small, large) if number % 2 == 0 else (large, small):
-            source.tidy()
-            change(source, number)
-            costs[source.name] = source.send()
-        pairs.append((costs[small.name], costs[large.name]))
-    return pairs[1:]
+            application_s = change(source, number)
+            cost = source.send()
+            done[source.name] = Round(cost.cpu_s, cost.took_s, application_s)
+        pairs.append((done[small.name], done[large.name]))
+    return pairs[2:]
 
 
-def _growth(title: str, small: str, large: str, pairs: list[tuple[Cost, Cost]], least: float, most: float) -> Growth:
-    def median(of: Callable[[Cost], float], side: int) -> float:
+def _growth(
+    title: str,
+    small: str,
+    large: str,
+    pairs: Sequence[tuple[Round, Round]],
+    least: float,
+    most: float,
+    *,
+    beside: bool = False,
+) -> Growth:
+    def median(of: Callable[[Round], float], side: int) -> float:
         return statistics.median(of(pair[side]) * 1000 for pair in pairs)
 
+    ratios = [large.cpu_s / small.cpu_s for small, large in pairs]
+    lower, middle, upper = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    application = statistics.median(large.application_s / small.application_s for small, large in pairs)
     return Growth(
         title, small, large,
-        median(lambda c: c.cpu_s, 0), median(lambda c: c.cpu_s, 1),
-        median(lambda c: c.took_s, 0), median(lambda c: c.took_s, 1),
-        statistics.median(large.cpu_s / small.cpu_s for small, large in pairs), least, most,
+        median(lambda r: r.cpu_s, 0), median(lambda r: r.cpu_s, 1),
+        median(lambda r: r.took_s, 0), median(lambda r: r.took_s, 1),
+        middle, lower, upper, least, most, application if beside else None,
     )  # fmt: skip

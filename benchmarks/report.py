@@ -200,8 +200,18 @@ def _growth(growths: Sequence[Growth]) -> Table | None:
         return None
     table = Table(title="Growth: CPU of sender and server for the same changes (medians of alternating rounds)")
     table.add_column("sent")
-    for heading in ("with", "CPU ms", "took ms", "with ", "CPU ms ", "took ms ", "× CPU", "target"):
+    for heading in (
+        "with",
+        "CPU ms",
+        "took ms",
+        "with ",
+        "CPU ms ",
+        "took ms ",
+        "× CPU (half of the rounds)",
+        "target",
+    ):
         table.add_column(heading, justify="right")
+    table.add_column("the writer's own", justify="right")
     for growth in growths:
         target = f"≤ {growth.most:g}" if not growth.least else f"{growth.least:g} to {growth.most:g}"
         table.add_row(
@@ -212,8 +222,9 @@ def _growth(growths: Sequence[Growth]) -> Table | None:
             growth.large,
             f"{growth.large_cpu_ms:.0f}",
             f"{growth.large_took_ms:.0f}",
-            f"{growth.ratio:.2f}",
+            f"{growth.ratio:.2f} ({growth.lower:.2f} to {growth.upper:.2f})",
             f"{target} {_verdict(growth.reached)}",
+            "" if growth.application is None else f"× {growth.application:.2f}",
         )
     return table
 
