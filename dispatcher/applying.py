@@ -139,6 +139,7 @@ def apply(
     written = judge.hooks.before_write(view, sender, heard) if heard else ()
     if decided.accepted:
         view.write(decided.accepted)
+    _hear(incoming, decided, view, sender)
     if decided.renewed:
         view.touch(decided.renewed)
     if decided.kept:
@@ -150,6 +151,15 @@ def apply(
     if written:
         judge.hooks.applied(view, sender, written)
     return decided
+
+
+def _hear(incoming: Mapping[Item, Incoming], decided: Decided, view: ReceivingView, sender: str) -> None:
+    """Notes where the items are to be seen, farther on. What has come in this version before is looked at again."""
+    waiting = {held.item.item for held in decided.held}
+    ways = {item: new.nodes for item, new in incoming.items() if new.nodes and item not in waiting}
+    if ways:
+        new = view.ways.hear(sender, ways)
+        view.ways.look_again(sorted(new - {one.item for one in decided.accepted}))
 
 
 def spare(

@@ -330,12 +330,38 @@ class Hooked(Protocol):
     def figures(self) -> HookFigures: ...
 
 
+class Ways(Protocol):
+    """Where items are to be seen, farther on than a neighbour: what was heard of it with the items, and what each
+    neighbour has been told. What was once heard stays."""
+
+    def heard(self, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
+        """Of items of which nothing was heard there is nothing."""
+        ...
+
+    def told(self, node: str, items: Sequence[Item]) -> Mapping[Item, frozenset[str]]:
+        """Nodes of which `node` has been told, or has told itself."""
+        ...
+
+    def hear(self, sender: str, ways: Mapping[Item, frozenset[str]]) -> frozenset[Item]:
+        """Those of the items of which something is new."""
+        ...
+
+    def tell(self, node: str, ways: Mapping[Item, frozenset[str]]) -> None: ...
+
+    def look_again(self, items: Sequence[Item]) -> None:
+        """The sender looks at them again, as if their rights had changed."""
+        ...
+
+
 class SendingView(Protocol):
     """One transaction of the sender: a fold, and then everything in one snapshot. Nothing is seen outside before
     it ends; an exception rolls all of it back. At most one is open at a time in a node."""
 
     @property
     def hooked(self) -> Hooked: ...
+
+    @property
+    def ways(self) -> Ways: ...
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         """`then`: what `portion` is going to be asked for; it may be looked up in the same round trip.
@@ -581,6 +607,9 @@ class ReceivingView(Protocol):
 
     @property
     def hooked(self) -> Hooked: ...
+
+    @property
+    def ways(self) -> Ways: ...
 
     def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         """Locks the items' rows (root, sections, records) in the order given, takes in what the capture log has of

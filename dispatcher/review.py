@@ -103,6 +103,8 @@ def facts_of(
     concerned = list(dict.fromkeys([*asked, *(o for o in owners.values() if o is not None and o.type in limited)]))
     with_access = [i for i in concerned if structure[i.type].access and i.type not in hooks.addressees]
     access = dict(view.access(with_access)) if with_access else {}
+    if travelling := [item for item in with_access if item.type in structure.with_ways]:
+        access |= {i: access.get(i, frozenset()) | nodes for i, nodes in view.ways.heard(travelling).items()}
     if hooked := [item for item in concerned if item.type in hooks.addressees]:
         told = hooks.nodes(view, hooked)
         access.update(told.items)
@@ -182,3 +184,12 @@ def _by_rules(
             found |= {node.towards[n] for n in facts.access.get(step, frozenset()) if n in node.towards}
         step = owner
     return frozenset(found)
+
+
+def farther(named: frozenset[str], node: NodeView, to: str | None = None) -> frozenset[str]:
+    """Those of the nodes where an item is to be seen that this node is not itself and does not speak with; of which
+    `to` is told: a child of those below it, the parent of those that are not below here."""
+    far = named - {node.code, *node.neighbours}
+    if to is None:
+        return far
+    return frozenset(n for n in far if node.towards.get(n, node.parent) == to)

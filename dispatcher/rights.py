@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from dispatcher.hooks import NO_HOOKS, Hooks
 from dispatcher.ports import Change, Clock, NodeView, Outgoing, SendingView
-from dispatcher.review import Facts, addressees, facts_of, limited_types, undecided
+from dispatcher.review import Facts, addressees, facts_of, farther, limited_types, undecided
 from schemas.structure import Structure
 from serializers.keys import Item
 
@@ -66,6 +66,7 @@ class Rights:
         to = {c.item: addressees(c.item, self.node, self.structure, self.limited, facts) for c in known}
         owners = set(again.owners)
         more = again.more
+        self._tell(view, links, known, facts)
         for link in links:
             if link.node not in self.node.children:
                 continue
@@ -77,6 +78,25 @@ class Rights:
             held = [i for i in addressed if i in owners and link.node in facts.holders.get(i, ())]
             more |= self._follow(view, link, held, besides=())
         return more
+
+    def ways(self, view: SendingView, changes: Sequence[Change]) -> Mapping[Item, frozenset[str]]:
+        """Where items are to be seen that this node does not speak with: it goes with them, for the nodes between."""
+        items = [c.item for c in changes if not c.gone and c.item.type in self.structure.with_ways]
+        if not items:
+            return {}
+        access, heard = view.access(items), view.ways.heard(items)
+        named = {i: farther(access.get(i, frozenset()) | heard.get(i, frozenset()), self.node) for i in items}
+        return {item: nodes for item, nodes in named.items() if nodes}
+
+    def _tell(self, view: SendingView, links: Sequence[Outgoing], known: Sequence[Change], facts: Facts) -> None:
+        """Makes pending what a neighbour has and does not know to be seen farther on."""
+        changes = {c.item: c for c in known if c.item in facts.access and c.item.type in self.structure.with_ways}
+        for link in links if changes else ():
+            ways = {item: farther(facts.access[item], self.node, link.node) for item in changes}
+            has = (i for i in ways if link.node == self.node.parent or link.node in facts.holders.get(i, ()))
+            there = [i for i in has if ways[i] and changes[i].mark <= link.position]
+            told = view.ways.told(link.node, there) if there else {}
+            view.pend(link.node, [changes[i] for i in there if not ways[i] <= told.get(i, frozenset())])
 
     def still_due(
         self, view: SendingView, node: str, pending: Sequence[Change]

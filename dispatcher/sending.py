@@ -96,6 +96,8 @@ class Texts(dict[Item, bytes]):
     def __init__(self) -> None:
         super().__init__()
         self.held: dict[Item, str] = {}
+        self.ways: dict[Item, frozenset[str]] = {}
+        """Where they are to be seen, farther on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,6 +505,7 @@ class Sender:
         holders = self._holders(loads, classes)
         self._unsettled |= self.rights.follow(view, front.links, holders, position=portion.position)
         self._note_holders(view, loads, holders)
+        self._note_ways(view, classes, loads, texts)
         cut = [(nodes, self._group(nodes, loads, completed, texts)) for nodes, completed in classes]
         sessions = max((len(phases) for _, phases in cut), default=0)
         if portion.changes:
@@ -537,6 +540,7 @@ class Sender:
         holders = self._holders(loads, classes)
         self.rights.follow(view, [replace(link, joined=joined)], holders, position=link.position)
         self._note_holders(view, loads, holders)
+        self._note_ways(view, classes, loads, texts)
         if load.changes:
             view.reviewed(max(change.version.stamp for change in load.changes))
         first = view.open_session(self.clock.now(), sessions) if sessions else None
@@ -592,6 +596,9 @@ class Sender:
     def _texts(self, view: SendingView, changes: Sequence[Change], texts: Texts) -> Iterator[tuple[Change, bytes]]:
         """Reads the changes into `texts`, one after another, and gives each that could be turned."""
         contents = view.contents([c.item for c in changes if not c.gone])
+        if self.structure.with_ways:
+            texts.ways.update(self.rights.ways(view, changes))
+        ways = texts.ways
         if self.turning.types and not self.turning.types.isdisjoint(c.item.type for c in changes):
             yield from self._turned_texts(view, changes, contents, texts)
             return
@@ -603,7 +610,10 @@ class Sender:
                     raise InvariantError(f"content of {content.item.type} came where another item's was asked for")
                 value = content.text
             key = None if value is not None else orjson.dumps(self._key_value(change.item))
-            texts[change.item] = item_text(change.item.type, change.version, change.seen, value=value, key=key)
+            nodes = ways.get(change.item, ()) if ways else ()
+            texts[change.item] = item_text(
+                change.item.type, change.version, change.seen, value=value, key=key, nodes=nodes
+            )
             yield change, texts[change.item]
 
     def _turned_texts(
@@ -618,7 +628,10 @@ class Sender:
                     texts.held[change.item] = fault
                     continue
                 value, key = (text, None) if content.text is not None else (None, text)
-                texts[change.item] = item_text(change.item.type, change.version, change.seen, value=value, key=key)
+                nodes = texts.ways.get(change.item, ())
+                texts[change.item] = item_text(
+                    change.item.type, change.version, change.seen, value=value, key=key, nodes=nodes
+                )
                 yield change, texts[change.item]
 
     def _read_more(self, view: SendingView, changes: Sequence[Change], texts: Texts) -> None:
@@ -795,6 +808,20 @@ class Sender:
         went with this one."""
         if self.limited:
             view.hold({node: holders.get(node, {}) for node in loads if node != self.node.parent})
+
+    def _note_ways(
+        self,
+        view: SendingView,
+        classes: Sequence[tuple[tuple[str, ...], Completed]],
+        loads: Mapping[str, Load],
+        texts: Texts,
+    ) -> None:
+        """What goes tells its addressees where it is to be seen."""
+        for nodes, completed in classes if texts.ways else ():
+            going = {c.item for c in (*loads[nodes[0]].changes, *completed.drawn)}
+            ways = {item: far for item, far in texts.ways.items() if item in going}
+            for node in nodes if ways else ():
+                view.ways.tell(node, ways)
 
     def _group(
         self, nodes: tuple[str, ...], loads: Mapping[str, Load], completed: Completed, texts: Mapping[Item, bytes]

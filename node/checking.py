@@ -143,9 +143,11 @@ def _settings(network: Network) -> list[Finding]:
         tables = {t for s in exchange.values() if s.takes_part for t in (s.table, *s.sections.values())}
         for name, settings in exchange.items():
             if settings.takes_part and settings.access and settings.access not in tables:
-                text = f"{settings.access} says where it goes, and node {code} has nodes below it: its rows are needed"
-                hint = f"let {settings.access} take part as a type, or be a view over what does"
-                found.append(Finding(code, name, None, "note", text + " here too", hint))
+                text = (
+                    f"{settings.access} says where it goes, and node {code} has nodes below it: a view has to say the"
+                )
+                hint = f"let {settings.access} be a view over what takes part; a table's rows are told with the items"
+                found.append(Finding(code, name, None, "note", text + " same here", hint))
     return found
 
 

@@ -356,6 +356,7 @@ def _item_type(
         one_record=settings.filter is not None and bool(table.primary_key) and not record_key,
         access=settings.access,
         access_from=settings.access_from,
+        rights_travel=_rights_travel(settings, exchange, tables),
         collision=settings.collision,
         composites=own.composites,
         enumerations=own.enumerations,
@@ -375,6 +376,14 @@ class _Kinds(NamedTuple):
     composites: tuple[Composite, ...]
     enumerations: tuple[Enumeration, ...]
     pointers: tuple[Pointer, ...]
+
+
+def _rights_travel(settings: TypeSettings, exchange: Mapping[str, TypeSettings], tables: Mapping[str, Table]) -> bool:
+    access = tables.get(settings.access or "")
+    if access is None or access.view:
+        return False
+    taking_part = (one for one in exchange.values() if one.takes_part)
+    return not any(access.name in (one.table, *one.sections.values()) for one in taking_part)
 
 
 def _kinds(

@@ -177,6 +177,9 @@ class ItemType:
     access: str | None = None
     access_from: tuple[str, ...] = ()
     """Tables whose changes change rights, where they are declared."""
+    rights_travel: bool = False
+    """`access` is a table that does not take part itself: where an item is to be seen goes with it, for the nodes
+    between. A view has to give the same at each of them."""
     collision: Literal["newest", "parent"] = "newest"
     composites: tuple[Composite, ...] = ()
     enumerations: tuple[Enumeration, ...] = ()
@@ -313,6 +316,11 @@ class Structure:
     def with_rights(self) -> tuple[str, ...]:
         """Types of which an access table, or view, says where they are to be seen."""
         return tuple(t.name for t in self.types.values() if t.table is not None and t.access is not None)
+
+    @cached_property
+    def with_ways(self) -> frozenset[str]:
+        """Types whose rights go with the items."""
+        return frozenset(t.name for t in self.types.values() if t.rights_travel)
 
     @cached_property
     def source_tables(self) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ _NAME = re.compile(r"([0-9A-Z]{2,8})to([0-9A-Z]{2,8})at(\d{17})-([1-9]\d{0,8})\.
 _PART = re.compile(rb'"part"\s*:')
 _HEAD_BYTES = 1024
 _PARTS_MAX = 10**9
+_NODE = re.compile(r"[0-9A-Z]{2,8}", re.ASCII)
 _ORIGIN = re.compile(r"[0-9A-Z]{2,8}\.\d{1,15}", re.ASCII)
 
 
@@ -86,6 +87,8 @@ class Incoming(NamedTuple):
     seen: dict[str, Stamp]
     value: dict[str, Any] | None
     deleted: dict[str, Any] | None
+    nodes: frozenset[str] = frozenset()
+    """Where the sender knows it to be seen, farther on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,17 @@ def parse_name(name: str) -> Name | None:
         return None
 
 
-def item_text(type_name: str, version: Version, seen: Seen | None, *, value: bytes | None, key: bytes | None) -> bytes:
-    """One item of a body: `value` is its JSON text, or, for a deletion, `key` the JSON object of its key."""
+def item_text(
+    type_name: str,
+    version: Version,
+    seen: Seen | None,
+    *,
+    value: bytes | None,
+    key: bytes | None,
+    nodes: Collection[str] = (),
+) -> bytes:
+    """One item of a body: `value` is its JSON text, or, for a deletion, `key` the JSON object of its key. `nodes`:
+    where it is to be seen, for the nodes between."""
     head = (
         b'{"#ns":"'
         + NAMESPACE.encode()
@@ -132,6 +144,8 @@ def item_text(type_name: str, version: Version, seen: Seen | None, *, value: byt
     )
     if seen:
         head += b',"#seen":' + orjson.dumps({origin: digits(stamp) for origin, stamp in seen.items()})
+    if nodes:
+        head += b',"#nodes":' + orjson.dumps(sorted(nodes))
     if value is None:
         assert key is not None
         return head + b',"#deleted":' + key + b"}"
@@ -374,16 +388,23 @@ def _item(position: int, raw: Any) -> Incoming:
         value, deleted = raw.get("#value"), raw.get("#deleted")
         if (value is None) == (deleted is None) or not isinstance(value if deleted is None else deleted, dict):
             raise ValueError("exactly one of #value and #deleted has to be there, an object")
-        seen = raw.get("#seen")
+        seen, nodes = raw.get("#seen"), raw.get("#nodes")
         return Incoming(
             type=_text(raw, "#type"),
             version=Version(from_digits(raw.get("#stamp", "")), _origin(raw.get("#origin"))),
             seen={_origin(o): from_digits(s) for o, s in seen.items()} if seen else {},
             value=value,
             deleted=deleted,
+            nodes=frozenset(map(_node, nodes)) if nodes else frozenset(),
         )
     except (ValueError, AttributeError, TypeError) as error:
         raise MessageError(f"item {position} of the body: {error}") from None
+
+
+def _node(code: Any) -> str:
+    if not isinstance(code, str) or not _NODE.fullmatch(code):
+        raise ValueError(f"{code!r} in #nodes is no node")
+    return code
 
 
 @lru_cache(maxsize=1024)

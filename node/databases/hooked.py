@@ -190,6 +190,32 @@ class HookTables:
             {"id": deferred_id, "reason": reason, "next": int(next_at)},
         )
 
+    # --- what other registers need
+
+    def nodes_of(self, register: str, link: str, type_name: str, keys: Sequence[str]) -> list[tuple[str, str]]:
+        """Keys of a type's items, and their nodes."""
+        if type_name not in self._type_ids:
+            return []
+        asked = {f"k{n}": self._key(key) for n, key in enumerate(keys)}
+        rows = self._run(
+            f"SELECT item_key, node FROM {self._names.registers}{register} WHERE link = :link AND type = :type"
+            f" AND item_key IN ({', '.join(f':{name}' for name in asked)})",
+            {"link": link, "type": self._type_ids[type_name], **asked},
+        )
+        return [(self._text(key), str(node)) for key, node in rows]
+
+    def put_items(self, register: str, columns: Sequence[str], rows: Sequence[tuple[Item, tuple[Any, ...]]]) -> None:
+        """New rows: an item, and values of `columns`."""
+        values = [(*self._item(item).values(), *others) for item, others in rows if item.type in self._type_ids]
+        unique = ("type", "item_key", *columns)
+        for some in _portions(values):
+            self._put(f"{self._names.registers}{register}", unique, unique, unique[-1:], some)
+
+    def note_rights(self, items: Sequence[Item]) -> None:
+        registers, key = self._names.registers, self._names.key
+        for item in items:
+            self._run(f"INSERT INTO {registers}rights (type, {key}) VALUES (:type, :key)", self._item(item))
+
     # --- status
 
     def figures(self) -> HookFigures:

@@ -57,6 +57,50 @@ def with_view(worlds: Callable[[str], StoreWorld], *ddl: str, access_from: tuple
     return world
 
 
+# --- nodes farther on -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_heard_of_nodes_farther_on_stays_and_counts_as_a_right(orders: StoreWorld) -> None:
+    """The rows of the access table are at another node: only what came with the item says where it goes from here."""
+    with orders.store.receiving("00", forward=True, limited=frozenset()) as receiving:
+        assert receiving.ways.hear("00", {FIRST: frozenset({"11"}), SECOND: frozenset({"12"})}) == {FIRST, SECOND}
+        assert receiving.ways.hear("00", {FIRST: frozenset({"11", "12"}), SECOND: frozenset({"12"})}) == {FIRST}
+        receiving.ways.look_again([FIRST])
+    assert again(orders) == {FIRST}
+    with orders.store.sending() as view:
+        assert view.ways.heard([FIRST, SECOND, THIRD]) == {FIRST: {"11", "12"}, SECOND: {"12"}}
+        assert view.ways.told("00", [FIRST, F]) == {FIRST: {"11", "12"}}, "who said it need not be told"
+        assert view.ways.told("01", [FIRST]) == {}
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_neighbour_that_has_an_item_is_told_once_where_it_is_to_be_seen_farther_on(
+    orders: StoreWorld, told: bool
+) -> None:
+    """It would keep the item for itself, and the node below it would never see it; or get it again and again."""
+    orders.execute("INSERT INTO order_access VALUES (1, '01'), (2, '11')")
+    link = next(link for link in orders.store.outgoing() if link.node == "01")
+    with orders.store.sending() as view:
+        view.fold()
+        view.hold({"01": {FIRST: None, SECOND: None}})
+        session = view.open_session(Stamp(10**13))
+    orders.store.record_sent([Sent("01", link.position, session)])
+    assert again(orders) == {FIRST, SECOND}
+    if told:
+        with orders.store.sending() as view:
+            view.ways.tell("01", {SECOND: frozenset({"11"})})
+    orders.execute("UPDATE order_access SET node = '11' WHERE order_id = 1", "UPDATE order_access SET node = '12'")
+    orders.execute("UPDATE order_access SET node = '11' WHERE order_id = 2")
+    node = NodeView("00", None, ("01",), {"01": "01", "11": "01", "12": "01"})
+    rights = Rights(node, orders.structure(), SystemClock())
+    with orders.store.sending() as view:
+        rights.review_again(view, list(orders.store.outgoing()))
+        pending = {change.item for change in view.pending("01", 10)}
+        first = view.known([FIRST])
+        assert rights.ways(view, first) == {FIRST: {"12"}}
+    assert pending == ({FIRST} if told else {FIRST, SECOND})
+
+
 # --- what is noted ----------------------------------------------------------------------------------------------------
 
 

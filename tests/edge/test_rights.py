@@ -135,3 +135,41 @@ def test_a_save_without_a_change_sends_nothing(trade: TestNetwork) -> None:
     )
     fence(trade)
     assert trade.link("00", "01")["sent_items"] == before + 1, "only the fence itself"
+
+
+def test_an_item_goes_along_the_path_to_a_node_farther_down_or_up_and_down_again(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Where it is to be seen is written at one node only; those between could not know, and would keep it."""
+    nodes = [Node("00", DDL), Node("01", DDL, "00"), Node("11", DDL, "01"), Node("02", DDL, "00")]
+    network = TestNetwork(tmp_path_factory.mktemp("path"), nodes, EXCHANGE)
+    try:
+        network.install()
+        network.start_and_wait()
+        network.execute(
+            "00",
+            "INSERT INTO customers VALUES ('A', 'Alice', '1'), ('B', 'Bob', '2'), ('C', 'Carol', '3')",
+            "INSERT INTO customer_access VALUES ('A', '11'), ('B', '01')",
+        )
+        network.wait_for("11", CUSTOMERS, [("A", "Alice")])
+        network.wait_for("01", CUSTOMERS, [("A", "Alice"), ("B", "Bob")])
+        network.wait_until_settled()
+        ((_, sent),) = [(link["node"], link["sent_items"]) for link in links(network, "00") if link["node"] == "01"]
+        assert sent == 2, "something went twice"
+
+        network.execute("00", "INSERT INTO customer_access VALUES ('B', '11')")  # 01 has it already
+        network.wait_for("11", CUSTOMERS, [("A", "Alice"), ("B", "Bob")])
+        network.execute("11", "INSERT INTO customers VALUES ('D', 'Dora', '4')")
+        network.execute("11", "INSERT INTO customer_access VALUES ('D', '02')")
+        network.wait_for("02", CUSTOMERS, [("D", "Dora")])
+        network.execute("00", "UPDATE customers SET name = 'Bobby' WHERE customer_id = 'B'")
+        network.wait_for("11", CUSTOMERS, [("A", "Alice"), ("B", "Bobby"), ("D", "Dora")])
+        network.wait_until_settled()
+        assert network.rows("02", CUSTOMERS) == [("D", "Dora")]
+        assert network.rows("01", "SELECT * FROM customer_access") == [], "the rows themselves are the node's own"
+    finally:
+        network.close()
+
+
+def links(network: TestNetwork, code: str) -> list[dict[str, object]]:
+    return list(network.json("status", "--node", code)["links"])

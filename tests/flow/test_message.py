@@ -59,7 +59,13 @@ def _headers(draw: st.DrawFn) -> Header:
 
 
 @given(
-    _headers(), st.lists(st.tuples(st.text(min_size=1), _stamps, _origins, _seen, _values, st.booleans()), max_size=4)
+    _headers(),
+    st.lists(
+        st.tuples(
+            st.text(min_size=1), _stamps, _origins, _seen, _values, st.booleans(), st.frozensets(_codes, max_size=2)
+        ),
+        max_size=4,
+    ),
 )
 def test_a_message_is_read_as_it_was_written(header: Header, items: list[tuple[Any, ...]]) -> None:
     """Or nodes of one version could not understand each other."""
@@ -70,14 +76,15 @@ def test_a_message_is_read_as_it_was_written(header: Header, items: list[tuple[A
             seen,
             value=None if deleted else orjson.dumps(value),
             key=orjson.dumps(value) if deleted else None,
+            nodes=nodes,
         )
-        for name, stamp, origin, seen, value, deleted in items
+        for name, stamp, origin, seen, value, deleted, nodes in items
     ]
     payload = message_bytes(header, texts)
     message = read_message(payload)
     assert message.header == header == read_header(payload)
-    for item, (name, stamp, origin, seen, value, deleted) in zip(message.items, items, strict=True):
-        assert (item.type, item.version, item.seen) == (name, (stamp, origin), seen)
+    for item, (name, stamp, origin, seen, value, deleted, nodes) in zip(message.items, items, strict=True):
+        assert (item.type, item.version, item.seen, item.nodes) == (name, (stamp, origin), seen, nodes)
         assert (item.deleted, item.value) == ((value, None) if deleted else (None, value))
 
 
@@ -135,6 +142,7 @@ def test_the_form_of_the_first_days_is_read_too() -> None:
         (("body", 0, "#value"), [1], "exactly one of #value and #deleted"),
         (("body", 0, "#deleted"), {}, "exactly one of #value and #deleted"),
         (("body", 0, "#seen"), {"x": "y"}, "is no origin"),
+        (("body", 0, "#nodes"), ["01", "; --"], "in #nodes is no node"),
         (("body", 0), 5, "item 1 of the body"),
     ],
 )

@@ -19,6 +19,7 @@ from node.databases.mariadb.reading import REGISTERED, Reading, by_type
 from node.databases.mariadb.registers import NOW_MS
 from node.databases.mariadb.writing import Writing
 from node.databases.type_names import TypeNames
+from node.databases.ways import WayTables
 from schemas.errors import MessageError
 from schemas.stamp import Stamp
 from schemas.structure import Names, Structure
@@ -70,6 +71,7 @@ class MariadbReceivingView:
         self._limited = limited
         self.folded = False
         self.hooked = hook_tables(connection, type_ids)
+        self.ways = WayTables(self.hooked)
 
     def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         """`beside` needs no locks of its own: nothing here waits, and a reference that cannot be checked is tried

@@ -234,6 +234,12 @@ _TABLES = {
         owner_key VARBINARY({KEY_BYTES_MAX}) NOT NULL,
         PRIMARY KEY (type, item_key),
         INDEX by_owner (owner_type, owner_key)""",
+    "kod_ways": f"""
+        type SMALLINT NOT NULL,
+        {_KEY},
+        link VARCHAR(8) NOT NULL,
+        node VARCHAR(8) NOT NULL,
+        PRIMARY KEY (type, item_key, link, node)""",
     "kod_deferred": f"""
         id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
         type VARCHAR(700) NOT NULL,

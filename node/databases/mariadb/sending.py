@@ -31,6 +31,7 @@ from node.databases.mariadb.reading import REGISTERED, Reading, TypeReading, by_
 from node.databases.mariadb.reflection import quoted_table
 from node.databases.turns import turn_sql
 from node.databases.type_names import TypeNames
+from node.databases.ways import WayTables
 from schemas.stamp import Stamp
 from schemas.structure import Names, Reference, Routing, Structure
 from serializers.keys import Item
@@ -82,6 +83,7 @@ class MariadbSendingView:
         self._opened: Stamp | None = None
         self._held: dict[str, dict[Item, Item | None]] = {}
         self.hooked = hook_tables(connection, type_ids)
+        self.ways = WayTables(self.hooked)
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         return fold(self._connection, self._reading, self._type_names)

@@ -399,7 +399,7 @@ class MariadbStore:
                 ),
                 (mark, before),
             )
-            for table in ("kod_presence", "kod_register"):
+            for table in ("kod_presence", "kod_ways", "kod_register"):
                 connection.many(f"DELETE FROM {table} WHERE type = %s AND item_key = %s", rows)
             return len(rows)
 

@@ -20,7 +20,7 @@ from schemas.structure import ItemType, Structure
 from serializers.keys import Item
 from serializers.message import Version
 
-_OF_ITEMS = ("log", "register", "presence", "rights", "ahead", "pending")
+_OF_ITEMS = ("log", "register", "presence", "rights", "ahead", "pending", "ways")
 
 _FORGET = """
 WITH old AS (

@@ -22,6 +22,7 @@ from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import ITEMS, NOW_MS, TypeIds, touching
 from node.databases.postgresql.sequences import Sequences
 from node.databases.postgresql.writing import Writer, Written
+from node.databases.ways import WayTables
 from schemas.errors import DanglingError, MessageError
 from schemas.stamp import Stamp
 from schemas.structure import Base, ItemType, Names, Structure
@@ -169,6 +170,7 @@ class PostgresqlReceivingView:
         self._written: Sequence[Written] = ()
         self.marked = False
         self.hooked = hook_tables(transaction.execute, ids, applying=True)
+        self.ways = WayTables(self.hooked)
 
     def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         if not items:

@@ -12,6 +12,7 @@
     sent       which item went in which message of the latest sessions (dispatcher.manifest)
     collisions the journal; parked: messages that could not be applied yet; triggers: what `kod install` made
     held, owned, deferred    what hooks need (node.databases.hooked)
+    ways       where items are to be seen, farther on (node.databases.ways)
 
 The view `stamps` is for others: type, key, stamp, deleted (with what is not folded yet).
 """
@@ -254,6 +255,13 @@ CREATE TABLE kod.owned (
   PRIMARY KEY (type, item_key)
 );
 CREATE INDEX owned_owner ON kod.owned (owner_type, owner_key);
+CREATE TABLE kod.ways (
+  type smallint NOT NULL,
+  item_key text COLLATE "C" NOT NULL,
+  link text NOT NULL,
+  node text NOT NULL,
+  PRIMARY KEY (type, item_key, link, node)
+);
 CREATE TABLE kod.deferred (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   type text NOT NULL,

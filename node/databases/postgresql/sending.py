@@ -30,6 +30,7 @@ from node.databases.postgresql.reading import Reader, matches, referring_values
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import CHANGE, ITEMS, TOP_MARKS, TypeIds, folding
 from node.databases.turns import turn_sql
+from node.databases.ways import WayTables
 from schemas.stamp import Stamp
 from schemas.structure import ItemType, Names, Reference, Structure
 from schemas.tables import Table
@@ -107,6 +108,7 @@ class PostgresqlSendingView:
         self._tops_known: dict[str, tuple[int, bool]] | None = None
         self.folded_rows = 0
         self.hooked = hook_tables(transaction.execute, ids)
+        self.ways = WayTables(self.hooked)
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         asked = [] if then is None else [_portion(*then)]

@@ -157,6 +157,8 @@ WITH old AS (
   RETURNING type, key
 ), held AS (
   DELETE FROM kod.presence p USING old WHERE p.type = old.type AND p.key = old.key
+), ways AS (
+  DELETE FROM kod.ways w USING old WHERE w.type = old.type AND w.item_key = old.key
 )
 SELECT count(*) FROM old"""
 

@@ -17,7 +17,7 @@ from schemas.structure import ItemType, Structure
 from serializers.keys import Item
 from serializers.message import Version
 
-_OF_ITEMS = ("kod_log", "kod_register", "kod_presence", "kod_rights", "kod_ahead", "kod_pending")
+_OF_ITEMS = ("kod_log", "kod_register", "kod_presence", "kod_rights", "kod_ahead", "kod_pending", "kod_ways")
 
 
 class SqliteRegisters:

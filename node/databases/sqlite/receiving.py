@@ -15,6 +15,7 @@ from node.databases.sqlite.hooked import hook_tables
 from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.writing import Writing
 from node.databases.type_names import TypeNames
+from node.databases.ways import WayTables
 from schemas.errors import MessageError
 from schemas.stamp import Stamp
 from schemas.structure import Names, Structure
@@ -58,6 +59,7 @@ class SqliteReceivingView:
         self._now_sql = now_sql
         self.folded = False
         self.hooked = hook_tables(connection, type_ids)
+        self.ways = WayTables(self.hooked)
 
     def lock(self, items: Sequence[Item], *, beside: Sequence[Item] = ()) -> Mapping[Item, Local]:
         """Nothing to lock row by row: BEGIN IMMEDIATE has locked them all."""

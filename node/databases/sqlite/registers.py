@@ -14,6 +14,7 @@
     outgoing, incoming, received, collisions     the links, and the journal
     parked                    messages that could not be applied yet
     held, owned, deferred     what hooks need (node.databases.hooked)
+    ways                      where items are to be seen, farther on (node.databases.ways)
     stamps (a view)           type, key, stamp, deleted: for other consumers, the log included
 
 No AUTOINCREMENT: it would leave the table sqlite_sequence behind for ever.
@@ -209,6 +210,12 @@ _TABLES = {
         owner_type INTEGER NOT NULL,
         owner_key TEXT NOT NULL,
         PRIMARY KEY (type, item_key)) WITHOUT ROWID""",
+    "kod_ways": """CREATE TABLE kod_ways (
+        type INTEGER NOT NULL,
+        item_key TEXT NOT NULL,
+        link TEXT NOT NULL,
+        node TEXT NOT NULL,
+        PRIMARY KEY (type, item_key, link, node)) WITHOUT ROWID""",
     "kod_deferred": """CREATE TABLE kod_deferred (
         id INTEGER PRIMARY KEY,
         type TEXT NOT NULL,

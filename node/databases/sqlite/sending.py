@@ -30,6 +30,7 @@ from node.databases.sqlite.lexical import Form, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading, by_type, referring_values
 from node.databases.turns import turn_sql
 from node.databases.type_names import TypeNames
+from node.databases.ways import WayTables
 from schemas.stamp import Stamp
 from schemas.structure import Names, Reference, Routing, Structure
 from serializers.keys import Item
@@ -84,6 +85,7 @@ class SqliteSendingView:
         self._opened: Stamp | None = None
         self._held: dict[str, dict[Item, Item | None]] = {}
         self.hooked = hook_tables(connection, type_ids)
+        self.ways = WayTables(self.hooked)
 
     def fold(self, *, then: tuple[int, int] | None = None) -> Folded:
         return fold(self._connection, self._reading, self._type_names)

@@ -476,6 +476,7 @@ class SqliteStore:
             ).fetchall()
             for table in ("kod_presence", "kod_register"):
                 connection.executemany(f"DELETE FROM {table} WHERE type = ? AND key = ?", rows)
+            connection.executemany("DELETE FROM kod_ways WHERE type = ? AND item_key = ?", rows)
             return len(rows)
 
     def link_fault(self, node: str, text: str | None) -> None:
