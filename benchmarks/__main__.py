@@ -20,6 +20,7 @@ from benchmarks.growth import growth
 from benchmarks.history import under_history
 from benchmarks.latency import latency
 from benchmarks.native import Native
+from benchmarks.pipeline import pipeline
 from benchmarks.presence import presence
 from benchmarks.report import Results, show
 from benchmarks.rivals import Rival
@@ -27,7 +28,7 @@ from benchmarks.servers import Server, two_servers
 from benchmarks.start import starts
 from benchmarks.workloads import backlogs
 
-NAMES = ("w1", "w2", "w3", "latency", "history", "capture", "growth", "presence", "start")
+NAMES = ("w1", "w2", "w3", "latency", "history", "capture", "growth", "pipeline", "presence", "start")
 QUICK_SCALE = 0.1
 WIDTH = 170
 """Of the table where there is no terminal."""
@@ -97,6 +98,9 @@ def _run(options: argparse.Namespace, source: Server, target: Server, console: C
     if "growth" in options.workloads and "kod" in options.by:
         with noting("growth"):
             results.growth = growth(QUICK_SCALE if options.quick else 1.0, rounds=5 if options.quick else 15)
+    if "pipeline" in options.workloads and "kod" in options.by:
+        with noting("pipeline"):
+            results.pipeline = pipeline(source, QUICK_SCALE if options.quick else 1.0, rounds=3 if options.quick else 7)
     if "presence" in options.workloads and "kod" in options.by:
         with noting("presence"):
             results.presence = presence(source, QUICK_SCALE if options.quick else 1.0)

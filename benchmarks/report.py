@@ -17,6 +17,7 @@ from benchmarks.growth import Growth
 from benchmarks.history import TARGET as HISTORY_TARGET
 from benchmarks.history import UnderHistory
 from benchmarks.latency import Latency
+from benchmarks.pipeline import Pipeline
 from benchmarks.presence import ON_PAPER_ITEMS, ON_PAPER_NODES, Presence
 from benchmarks.start import Start
 from benchmarks.workloads import Backlog
@@ -35,6 +36,7 @@ class Results:
     latencies: list[Latency] = field(default_factory=list)
     capture: list[CaptureCost] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
+    pipeline: list[Pipeline] = field(default_factory=list)
     presence: Presence | None = None
     under_history: UnderHistory | None = None
     starts: list[Start] = field(default_factory=list)
@@ -70,6 +72,7 @@ class Results:
             "latency": [asdict(run) for run in self.latencies],
             "capture": [asdict(cost) for cost in self.capture],
             "growth": [{**asdict(growth), "reached": growth.reached} for growth in self.growth],
+            "pipeline": [asdict(one) for one in self.pipeline],
             "presence": None if self.presence is None else asdict(self.presence),
             "under_history": None
             if self.under_history is None
@@ -91,6 +94,7 @@ def show(results: Results, console: Console) -> None:
         _under_history(results.under_history),
         _capture(results.capture),
         _growth(results.growth),
+        _pipeline(results.pipeline),
         _presence(results.presence),
         _starts(results.starts),
     ):
@@ -254,6 +258,21 @@ def _starts(starts: Sequence[Start]) -> Table | None:
     for start in starts:
         target = f"≤ {START_TARGET_S:g} {'met' if start.again_s <= START_TARGET_S else 'MISSED'}"
         table.add_row(start.dialect, f"{start.first_s:.2f}", f"{start.again_s:.2f}", target)
+    return table
+
+
+def _pipeline(measured: Sequence[Pipeline]) -> Table | None:
+    if not measured:
+        return None
+    table = Table(
+        title="Pipeline: preparing the next portion while the last is on its way (medians of rounds in turns)"
+    )
+    table.add_column("sent")
+    for heading in ("one after the other, s", "beside, s", "× time (half of the rounds)"):
+        table.add_column(heading, justify="right")
+    for one in measured:
+        spread = f"{one.ratio:.2f} ({one.lower:.2f} to {one.upper:.2f})"
+        table.add_row(one.title, f"{one.without_s:.2f}", f"{one.with_s:.2f}", spread)
     return table
 
 

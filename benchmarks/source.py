@@ -9,8 +9,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +20,7 @@ from typing import Protocol
 from benchmarks.servers import Server
 from benchmarks.tables import CREATE
 from benchmarks.usage import alone_cpu_s
+from dispatcher.delivery import Delivery
 from dispatcher.ports import Backlog, Bus, Letter, Life, NodeView, Store
 from dispatcher.sending import Sender
 from node.buses.folder import FolderBus
@@ -119,6 +122,7 @@ class Source:
         *,
         neighbours: int,
         folder: bool = False,
+        bus: Bus | None = None,
         exchange: Mapping[str, TypeSettings] = EXCHANGE,
         ddl: str = CREATE,
     ) -> None:
@@ -131,13 +135,13 @@ class Source:
         self._database = open_database(server.url(database))
         children = tuple(f"{n:02}" for n in range(1, neighbours + 1))
         self._folder = Path(tempfile.mkdtemp(prefix="kod-bench-")) if folder else None
-        bus = FolderBus(self._folder, "bench", "00", children) if self._folder else Nowhere()
+        bus = FolderBus(self._folder, "bench", "00", children) if self._folder else bus or Nowhere()
         self._store, self.sender = _sender(self._database, exchange, children, bus)
 
-    def send(self) -> Cost:
-        """Sends what waits, to all."""
+    def send(self, *, aside: bool = False) -> Cost:
+        """Sends what waits, to all. `aside`: what is prepared is published beside preparing the next."""
         client, server, begun = time.process_time(), alone_cpu_s(self._backends()), time.monotonic()
-        _send_all(self.sender, self.name)
+        (_send_all_aside if aside else _send_all)(self.sender, self.name)
         took, client = time.monotonic() - begun, time.process_time() - client
         cost = Cost(took, client, alone_cpu_s(self._backends()) - server)
         self._empty_folder()
@@ -226,6 +230,21 @@ def _sender(
     store.start(children)
     view = NodeView("00", None, children, {c: c for c in children})
     return store, Sender(view, structure, settings, store, bus, SystemClock())
+
+
+def _send_all_aside(sender: Sender, name: str) -> None:
+    """As a daemon does."""
+    wake = threading.Event()
+    before = sender.delivery
+    sender.delivery = Delivery(sender.store, sender.bus, sender.clock)
+    with ThreadPoolExecutor(2 * len(sender.node.neighbours)) as executor:
+        sender.publish_aside(executor, wake.set)
+        while sender.step() or sender.delivery.plan().flying:
+            if sender.delivery.plan().busy:
+                wake.wait(0.01)
+                wake.clear()
+    sender.delivery = before
+    _send_all(sender, name)
 
 
 def _send_all(sender: Sender, name: str) -> None:
