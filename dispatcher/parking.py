@@ -8,6 +8,9 @@ tried again, they are repeats. A deletion that something here still refers to wa
 then the reference wins, and the node that holds the reference writes the item again (correctness.md).
 
 Of a message that could be applied but for some items (dispatcher.applying, Held) only these are kept, each by itself.
+
+What is no message of its link (broken, or another's) is listed here too, and never tried: the bus keeps it apart, and
+what its session lacks by it comes again (dispatcher.receiving).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 from dispatcher.applying import ENDLESS, Held, Judge, apply, keyed
 from dispatcher.events import event
@@ -24,15 +28,17 @@ from dispatcher.references import references_of
 from dispatcher.review import limited_from
 from dispatcher.settling import latest_believed
 from dispatcher.turning import Turning
-from schemas.errors import ConflictError, DanglingError, DuplicateError, FilterError, MessageError
+from schemas.errors import ConflictError, DanglingError, DuplicateError, FilterError, MessageError, RefusedError
 from schemas.network import NodeSettings
-from schemas.stamp import EARLIEST
+from schemas.stamp import EARLIEST, Stamp
 from schemas.structure import Structure
 from serializers.keys import Item, key_of
-from serializers.message import Incoming, Message, Version, only, read_message
+from serializers.message import Incoming, Message, Version, only, parse_name, read_message
 
 log = logging.getLogger(__name__)
 
+NAME_MAX = 100
+"""How much is kept of a name that is none of a message."""
 RETRY_S = 30.0
 FORCE_ATTEMPTS = 20
 """After so many attempts a blocked deletion no longer waits for other parked messages that may free it."""
@@ -89,20 +95,43 @@ class Parking:
         limited = limited_from(sender, self._node, self._structure)
         return Judge(self._node, self._structure, self._store.origin, latest, waiting, limited, wary, self._hooks)
 
-    def park(self, letter: Letter, error: MessageError, view: ReceivingView) -> Reason | None:
+    def park(self, letter: Letter, error: MessageError, view: ReceivingView, *, look: bool = True) -> Reason | None:
         """Keeps a message that could not be applied, whole; None when all of it waits already. What the sender has to
-        know to see the same at its end goes to it."""
+        know to see the same at its end goes to it. `look`: for what it refers to; the database may not be able to read
+        those keys either."""
         items = self._items(letter.payload, view)
         parked = [ParkedItem(item, new.version) for item, new in items.items()]
         known = {(one.item, one.version) for waiting in view.waiting() for one in waiting.items}
-        if parked and all((one.item, one.version) in known for one in parked):
+        if all((one.item, one.version) in known for one in parked) if parked else self._is_parked(letter):
             return None
-        reason, answers = self._why(error, items, view, letter.node)
+        reason, answers = self._why(error, items if look else {}, view, letter.node)
         if answers:
             view.answer_back(letter.node, answers)
         view.park(letter, reason, parked)
         self._waiting = True
         return reason
+
+    def _is_parked(self, letter: Letter) -> bool:
+        whole = (letter.node, letter.name, letter.payload)
+        return any((one.node, one.name, one.payload) == whole for one in self._store.parked())
+
+    def refuse(self, letter: Letter, error: MessageError) -> None:
+        """Lists what is no message of its link, whole, for people."""
+        known = parse_name(letter.name) is not None
+        letter = replace(letter, name=letter.name if known else ascii(letter.name)[:NAME_MAX])
+        if not self._is_parked(letter):
+            with self._store.receiving(letter.node, forward=self._node.forwards, limited=frozenset()) as view:
+                view.park(letter, Reason(_plain(error.text)), refused=True)
+
+    def came_again(self, node: str, up_to: Stamp) -> None:
+        """A neighbour has sent everything again: what could not be read of its sessions up to then is not missing any
+        more."""
+        for one in self._store.parked():
+            name = parse_name(one.name) if one.refused and one.node == node else None
+            if name is not None and name.session <= up_to:
+                with self._store.receiving(node, forward=self._node.forwards, limited=frozenset()) as view:
+                    view.unpark(one.id)
+                event(log, logging.INFO, "refused message superseded", node=node, message=one.name)
 
     def hold(self, letter: Letter, message: Message, held: Sequence[Held], view: ReceivingView) -> None:
         """Keeps the items of a message that have to wait by themselves: each alone, so that it is healed alone, but for
@@ -125,11 +154,42 @@ class Parking:
             view.unpark(older)
         event(log, logging.WARNING, "item parked", node=letter.node, message=letter.name, reason=reason.text)
 
+    def blamed(self, letter: Letter, error: MessageError) -> MessageError:
+        """The error with the item that it is about, where the database has not said it: looked for half by half."""
+        if not isinstance(error, RefusedError):
+            return error
+        message = read_message(letter.payload)
+        suspects = message.items
+        while len(suspects) > 1:
+            middle = len(suspects) // 2
+            halves = (suspects[:middle], suspects[middle:])
+            suspects = next((half for half in halves if self._is_refused(letter.node, message, half, error)), ())
+        item_type = self._structure.named(suspects[0].type) if suspects else None
+        if item_type is None:
+            return error
+        value = suspects[0].deleted if suspects[0].value is None else suspects[0].value
+        key = key_of(item_type, value or {}, on_wire=True)
+        return MessageError(f"{item_type.name} {key} cannot be written: {error.text}", hint=error.hint)
+
+    def _is_refused(self, sender: str, message: Message, items: Sequence[Incoming], error: MessageError) -> bool:
+        """Whether these items of a message alone are refused as all of it was; nothing of them is kept."""
+        limited = limited_from(sender, self._node, self._structure)
+        try:
+            with self._store.receiving(sender, forward=self._node.forwards, limited=limited) as view:
+                some = self.turning.incoming(view, Message(message.header, tuple(items)))
+                apply(some, view, self.judge(sender, view))
+                view.waiting()  # by now all has been written
+                raise _TriedError
+        except (_TriedError, ConflictError):
+            return False
+        except MessageError as found:
+            return found.text == error.text
+
     def _why(
         self, error: MessageError, items: Mapping[Item, Incoming], view: ReceivingView, sender: str
     ) -> tuple[Reason, list[Item]]:
         """The reason as people understand it, and the items that the sender has to hear of."""
-        text = error.text + (f" (try: {error.hint})" if error.hint else "")
+        text = _plain(error.text) + (f" (try: {error.hint})" if error.hint else "")
         values = {item: new.value for item, new in items.items() if new.value is not None}
         limited = limited_from(sender, self._node, self._structure)
         references = {
@@ -180,7 +240,7 @@ class Parking:
             return self._retry()
 
     def _retry(self) -> bool:
-        parked = list(self._store.parked())
+        parked = [one for one in self._store.parked() if not one.refused]
         self._waiting = bool(parked)
         moved = False
         progress = bool(parked)
@@ -206,22 +266,45 @@ class Parking:
             return True
         if len(parked) > 1 and [list(parked)] != tied and self._try(parked):
             return True
-        newest: dict[Item, Version] = {}
-        for item, new in (pair for of_message in items.values() for pair in of_message.items()):
-            newest[item] = max(new.version, newest.get(item, new.version))
-        changing = [
-            one.id
-            for one in parked
-            if any(new.value is not None and new.version == newest[item] for item, new in items[one.id].items())
-        ]
-        deleting = [one for one in parked if any(new.value is None for new in items[one.id].values())]
         if parked[0].node in self._catching_up:
             return False
-        ripe = [one for one in deleting if one.attempts >= FORCE_ATTEMPTS or not set(changing) - {one.id}]
-        return any(self._try([one], reference_wins=True) for one in ripe) or any(
+        return any(self._try([one], reference_wins=True) for one in self._ripe(parked, items)) or any(
             self._journal_orphans(one, items[one.id], {i for n, its in items.items() if n != one.id for i in its})
             for one in parked
         )
+
+    def _ripe(self, parked: Sequence[Parked], items: Mapping[int, Mapping[Item, Incoming]]) -> list[Parked]:
+        """Deletions that nothing else of the link will free any more: what refers to them is here, so only a newer
+        state of an item that is here could. (What waits to be born frees nothing; were it waited for, two ends of a
+        link that each wait for what the other has deleted would wait for each other.)"""
+        deleting = [one for one in parked if any(new.value is None for new in items[one.id].values())]
+        freeing = self._changes(parked[0].node, items) if deleting else {}
+
+        def waits(one: Parked) -> bool:
+            deleted = [item for item, new in items[one.id].items() if new.value is None]
+            referring = {source.name for i in deleted for source, _ in self._structure.references_to(i.type)}
+            return any(item.type in referring for n, its in freeing.items() if n != one.id for item in its)
+
+        return [one for one in deleting if one.attempts >= FORCE_ATTEMPTS or not waits(one)]
+
+    def _changes(self, node: str, items: Mapping[int, Mapping[Item, Incoming]]) -> dict[int, list[Item]]:
+        """By message, items that are here and would be changed by it, if nothing newer of them waits too."""
+        newest: dict[Item, Version] = {}
+        for item, new in (pair for of_message in items.values() for pair in of_message.items()):
+            newest[item] = max(new.version, newest.get(item, new.version))
+        try:
+            with self._store.receiving(node, forward=self._node.forwards, limited=frozenset()) as view:
+                exist = {item for item, here in view.lock(sorted(newest)).items() if here.exists}
+        except MessageError:  # a key that the database cannot even read: nothing is known of any
+            exist = set(newest)
+        return {
+            number: [
+                item
+                for item, new in of_message.items()
+                if new.value is not None and new.version == newest[item] and item in exist
+            ]
+            for number, of_message in items.items()
+        }
 
     def _journal_orphans(self, parked: Parked, items: Mapping[Item, Incoming], coming: Collection[Item]) -> bool:
         """What refers to a tombstone waits for the node that holds the reference to bring the item back. Where the
@@ -242,8 +325,11 @@ class Parking:
             return False
         gone: dict[Item, Version] = {}
         # nothing is limited: to ask about an item makes nobody its holder
-        with self._store.receiving(parked.node, forward=self._node.forwards, limited=frozenset()) as view:
-            known_here = view.lock(targets)
+        try:
+            with self._store.receiving(parked.node, forward=self._node.forwards, limited=frozenset()) as view:
+                known_here = view.lock(targets)
+        except MessageError:  # a key that the database cannot read is nobody's
+            return False
         for target in targets:
             here = known_here.get(target)
             if here is not None and here.version is not None and not here.exists:
@@ -329,10 +415,19 @@ class Parking:
 
     def _why_again(self, parked: Parked, error: MessageError, limited: frozenset[str]) -> Reason:
         """Looked into again only where it may be another one by now."""
-        if parked.reason.startswith(error.text) and not parked.waits_for:
+        if error.text in parked.reason and not parked.waits_for:
             return Reason(parked.reason)
-        with self._store.receiving(parked.node, forward=self._node.forwards, limited=limited) as view:
-            return self._why(error, self._items(parked.payload, view), view, parked.node)[0]
+        error = self.blamed(Letter(parked.node, parked.name, parked.payload), error)
+        try:
+            with self._store.receiving(parked.node, forward=self._node.forwards, limited=limited) as view:
+                return self._why(error, self._items(parked.payload, view), view, parked.node)[0]
+        except MessageError:
+            return Reason(_plain(error.text))
+
+
+def _plain(text: str) -> str:
+    """A text that any database takes, whatever the message says that it is about."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _reason_of(held: Sequence[Held]) -> Reason:
@@ -341,6 +436,10 @@ def _reason_of(held: Sequence[Held]) -> Reason:
         return held[0].reason
     waits_for = sorted({target for one in held for target in one.reason.waits_for})
     return Reason(f"{held[0].reason.text} (and {len(held) - 1} more items like it)", waits_for)
+
+
+class _TriedError(Exception):
+    """It could be written; it was only tried."""
 
 
 class _HeldError(Exception):

@@ -571,6 +571,8 @@ class Parked:
     attempts: int
     """-1: an administrator wants it tried at once."""
     waits_for: Sequence[Item] = ()
+    refused: bool = False
+    """It is no message of its link (broken, or another's): kept for people, never tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -648,8 +650,9 @@ class ReceivingView(Protocol):
 
     def received(self, received: Received) -> None: ...
 
-    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = ()) -> None:
-        """Keeps the letter, whole, until it can be applied. `items`: those of it whose keys could be told."""
+    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = (), *, refused: bool = False) -> None:
+        """Keeps the letter, whole, until it can be applied. `items`: those of it whose keys could be told. `refused`:
+        it never can be; it is kept for people."""
         ...
 
     def waiting(self) -> Sequence[Waiting]:

@@ -27,7 +27,7 @@ from dispatcher.events import event
 from dispatcher.hooks import NO_HOOKS, Hooks
 from dispatcher.parking import Parking
 from dispatcher.parts import Parts
-from dispatcher.ports import Bus, Clock, Incoming, Letter, Life, NodeView, Received, Store
+from dispatcher.ports import Bus, Clock, Incoming, Letter, Life, NodeView, Reason, Received, Store
 from dispatcher.review import limited_from
 from dispatcher.turning import Turning
 from schemas.errors import ConflictError, DanglingError, DuplicateError, IdentityError, MessageError, UnavailableError
@@ -303,9 +303,16 @@ class Link:
                 arrived.read()
         return (arrived,)
 
+    def _refuse(self, arrived: Arrived, error: MessageError) -> None:
+        """It cannot be read. Its session is not whole without it: the gap shows, and it comes again."""
+        self._set_aside(arrived.carried, error)
+        self._waiting = [other for other in self._waiting if other is not arrived]
+
     def _set_aside(self, letters: Sequence[Letter], error: MessageError) -> None:
+        """Out of the bus's way, and listed with what is parked, for people: it is never tried."""
         for letter in letters:
             event(log, logging.ERROR, "message set aside", node=self.sender, message=letter.name, error=error.text)
+            self.parking.refuse(letter, error)
             self.bus.set_aside(letter, error.text)
 
     # --- one session ---
@@ -329,9 +336,10 @@ class Link:
         self._drop(repeated)
         todo = [a for a in run if a not in repeated and a not in marks]
         of = marks[0].read().header.of if marks else None
-        whole = of is not None and self.incoming.done | {a.name.number for a in todo} >= set(range(1, of + 1))
-        alone = marks[0] if whole and len(todo) == 1 else None
+        all_here = of is not None and self.incoming.done | {a.name.number for a in todo} >= set(range(1, of + 1))
+        alone = marks[0] if all_here and len(todo) == 1 else None
         self._apply_all(todo, completing=alone)
+        whole = of is not None and self.incoming.done >= set(range(1, of + 1))  # some may not have been readable
         if whole:
             if alone is None:
                 self._complete(marks[0])
@@ -436,9 +444,9 @@ class Link:
                 return arrived
             except UnknownVersionError as error:
                 self._park(arrived, error, None)
+                self._drop([arrived])
             except MessageError as error:
-                self._set_aside(arrived.carried, error)
-            self._waiting.remove(arrived)
+                self._refuse(arrived, error)
             run.remove(arrived)
         return None
 
@@ -495,8 +503,11 @@ class Link:
         if failed and (len(failed) < len(todo) or wary):  # it may have needed what others of the session brought
             failed = self._apply_parallel([arrived for arrived, _ in failed], completing, wary=wary)
         for arrived, error in failed:
-            self._park(arrived, error, completing)
-            self._done([arrived])
+            if arrived.message is None and not isinstance(error, UnknownVersionError):
+                self._refuse(arrived, error)
+            else:
+                self._park(arrived, self.parking.blamed(arrived.letter, error), completing)
+                self._done([arrived])
         if todo:
             self.parking.applied()
 
@@ -600,14 +611,15 @@ class Link:
         if not self._caught_up and not self._wished:
             self._caught_up = True
             self.parking.catching_up(self.sender, False)
+            self.parking.came_again(self.sender, Stamp(self._begun))
             self.store.link_fault(self.sender, None)
 
     def _park(self, arrived: Arrived, error: MessageError, completing: Arrived | None) -> None:
         """Keeps the message, whole, with what stands in its way; as far as the link goes it is received."""
-        with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
-            reason = self.parking.park(arrived.letter, error, view)
-            if not self._is_of_earlier_life(arrived):
-                view.received(self._received(arrived, self.incoming.incarnation or 0, completing))
+        try:
+            reason = self._keep(arrived, error, completing, look=True)
+        except MessageError:
+            reason = self._keep(arrived, error, completing, look=False)
         self.answers = True
         if reason is not None:
             event(
@@ -618,6 +630,13 @@ class Link:
                 message=arrived.letter.name,
                 reason=reason.text,
             )
+
+    def _keep(self, arrived: Arrived, error: MessageError, completing: Arrived | None, *, look: bool) -> Reason | None:
+        with self.store.receiving(self.sender, forward=self.node.forwards, limited=self._limited) as view:
+            reason = self.parking.park(arrived.letter, error, view, look=look)
+            if not self._is_of_earlier_life(arrived):
+                view.received(self._received(arrived, self.incoming.incarnation or 0, completing))
+        return reason
 
     def _completed(self, session: Stamp, *, catching_up: bool) -> None:
         self.incoming = Incoming(self.sender, self.incoming.incarnation, completed=session)

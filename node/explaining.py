@@ -5,7 +5,7 @@ Says what review (dispatcher.review) decides, with reasons; it reads and changes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -224,7 +224,7 @@ def _state(code: str, neighbour: str, story: Story, figures: Figures, *, goes: b
     if story.stamp is None:
         return "has no stamp: it was there before КОД, and has not changed since" if story.exists else "unknown here"
     if neighbour in story.pending_for:
-        return "waits to be sent out of turn" + _why_still(link)
+        return "waits to be sent out of turn"
     if neighbour == story.source:
         return "has it: it came from there"
     if not goes:
@@ -233,18 +233,13 @@ def _state(code: str, neighbour: str, story: Story, figures: Figures, *, goes: b
     if neighbour in story.ahead_of:
         return f"was sent ahead of its turn{went}"
     if story.mark > position:
-        behind = f"waits to be sent: its mark is {story.mark}, the link has been served up to {position}"
-        return behind + _why_still(link)
+        return f"waits to be sent: its mark is {story.mark}, the link has been served up to {position}"
     return _by_history(neighbour, story, figures, position) or (f"sent{went}" if went else _sent_long_ago(story))
 
 
 def _went(code: str, neighbour: str, story: Story) -> str:
     sent = _sent(code, neighbour, story.went.get(neighbour))
     return f" in session {sent['session']}, message {sent['message']}" if sent else ""
-
-
-def _why_still(link: Mapping[str, Any]) -> str:
-    return f" (the link stands still: {link['fault']})" if link.get("fault") else ""
 
 
 def _by_history(neighbour: str, story: Story, figures: Figures, position: int) -> str | None:

@@ -66,6 +66,10 @@ class DanglingError(MessageError):
     """A reference would lead nowhere: its target is not there, or is to go."""
 
 
+class RefusedError(MessageError):
+    """The database refuses a value, and does not say of which item it is."""
+
+
 class FilterError(MessageError):
     """A record set by another filter than this node's: its sender is not upgraded yet, or this node is not."""
 

@@ -13,6 +13,7 @@ from node.report import print_facts, print_json, print_problem, print_table
 from schemas.errors import ConfigError, MessageError
 
 if TYPE_CHECKING:
+    from schemas.structure import Structure
     from serializers.keys import Item
 
 
@@ -40,7 +41,7 @@ def command(call: Call, code: str, as_json: bool, what: tuple[str, ...]) -> int:
     database, structure = open_node(network, code)
     with closing(database):
         if act == "restore":
-            return _restored(lambda: restore(database, structure, wanted, code), wanted)
+            return _restored(lambda: restore(database, structure, wanted, code), structure, wanted)
         lines = lines_of(database, structure)
     if act == "list":
         _print_list(lines, as_json)
@@ -62,14 +63,17 @@ def _understood(what: tuple[str, ...]) -> tuple[str, int]:
     raise click.UsageError(f"{' '.join(what)!r} is not understood: `show ID`, `restore ID`, or nothing for the list")
 
 
-def _restored(restore: Callable[[], Item], wanted: int) -> int:
+def _restored(restore: Callable[[], Item], structure: Structure, wanted: int) -> int:
+    from serializers.keys import written
+
     try:
         item = restore()
     except MessageError as error:
         hint = error.hint or "what it refers to has to be here first; `kod collisions show` shows it"
         print_problem(f"collision {wanted} cannot be restored: {error.text}", hint)
         return 1
-    click.echo(f"{item.type} {item.key} is as the version that lost; it travels as a change made now")
+    key = written([f.prop for f in structure[item.type].key], item.key)
+    click.echo(f"{item.type} {key} is as the version that lost; it travels as a change made now")
     return 0
 
 

@@ -12,10 +12,12 @@ from node.report import print_json, print_problem, print_table
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dispatcher.ports import Parked
     from node.databases import Database
+    from schemas.network import Network
+    from serializers.keys import Item
 
 _SHOWN = ("id", "from", "message", "reason", "since", "attempts")
 
@@ -35,21 +37,24 @@ _SHOWN = ("id", "from", "message", "reason", "since", "attempts")
 @click.pass_obj
 def command(call: Call, code: str, as_json: bool, what: tuple[str, ...]) -> None:
     """Lists messages that could not be applied, and why. They are tried again by themselves, when something they may
-    wait for arrives and from time to time; `retry` does so at once, `discard` throws one away, `show` prints it."""
+    wait for arrives and from time to time; `retry` does so at once, `discard` throws one away, `show` prints it.
+
+    What was no message of its link (broken, or another's) is listed too, and never tried: it goes from the list when
+    its sender has sent everything again."""
     act, ids = _understood(what)
     network = call.network(code)
     from node.opened import connect
 
     with closing(connect(network, code)) as database:
         if act == "retry":
-            count = database.retry_parked(ids)
-            click.echo(f"{count} message(s) will be tried again by the running daemon, or when it starts")
+            _retry(database, ids, code)
         elif act == "discard":
             _discard(database, ids[0], code)
         elif act == "show":
             _show(database.parked(), ids[0], code)
         else:
-            _list([_line(one) for one in database.parked()], as_json)
+            parked = database.parked()
+            _list([_line(one, _keys_of(database, network, code, parked)) for one in parked], as_json)
             for neighbour, link in database.figures().links.items():
                 if link.get("fault"):
                     print_problem(f"the link from {neighbour}: {link['fault']}", f"kod status --node {code}")
@@ -70,7 +75,24 @@ def _list(lines: list[dict[str, Any]], as_json: bool) -> None:
         print_table(_SHOWN, [[line[column] for column in _SHOWN] for line in lines], empty="nothing is parked")
 
 
-def _line(parked: Parked) -> dict[str, Any]:
+def _keys_of(database: Database, network: Network, code: str, parked: Sequence[Parked]) -> Callable[[Item], str]:
+    """How keys are written; as they are kept where the node's structure cannot be told, which may be why they wait."""
+    from node.opened import structure_of
+    from serializers.keys import written
+
+    try:
+        structure = structure_of(database, network, code, []) if any(one.waits_for for one in parked) else None
+    except ConfigError:
+        structure = None
+
+    def key_of(item: Item) -> str:
+        item_type = structure.types.get(item.type) if structure is not None else None
+        return written([f.prop for f in item_type.key], item.key) if item_type is not None else item.key
+
+    return key_of
+
+
+def _line(parked: Parked, key_of: Callable[[Item], str]) -> dict[str, Any]:
     from schemas.stamp import digits
 
     return {
@@ -79,9 +101,24 @@ def _line(parked: Parked) -> dict[str, Any]:
         "message": parked.name,
         "reason": parked.reason,
         "since": digits(parked.since),
-        "waits_for": [{"type": item.type, "key": item.key} for item in parked.waits_for] or None,
+        "waits_for": [{"type": item.type, "key": key_of(item)} for item in parked.waits_for] or None,
         "attempts": max(0, parked.attempts),
+        "refused": parked.refused,
     }
+
+
+def _retry(database: Database, ids: Sequence[int], code: str) -> None:
+    known = {one.id: one for one in database.parked()} if ids else {}
+    for wanted in ids:
+        if wanted not in known:
+            raise _not_there(wanted, code)
+        if known[wanted].refused:
+            raise ConfigError(
+                f"message {wanted} cannot be tried: {known[wanted].reason}",
+                hint=f"what its sender meant comes again by itself; kod parked --node {code} discard {wanted}",
+            )
+    count = database.retry_parked(ids)
+    click.echo(f"{count} message(s) will be tried again by the running daemon, or when it starts")
 
 
 def _discard(database: Database, parked_id: int, code: str) -> None:

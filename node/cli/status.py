@@ -64,7 +64,7 @@ def _bus_away(error: UnavailableError | None) -> int:
 
 def _print_nodes(found: list[dict[str, Any]]) -> None:
     print_table(
-        ("node", "name", "boundary", "behind ms", "waiting", "queue", "parked", "collisions", "stands still"),
+        ("node", "name", "boundary", "behind ms", "waiting", "queue", "parked", "collisions", "missing"),
         [
             (
                 facts["node"],
@@ -130,4 +130,4 @@ def _print_node(facts: dict[str, Any]) -> None:
             which = "an earlier package of this node's" if link["package_is"] == "older" else "another package"
             click.echo(f"{link['node']} works with {which}, {link['package']}, since {link['package_since']}")
         if link["fault"]:
-            print_problem(f"the link from {link['node']} stands still: {link['fault']}")
+            print_problem(f"the link from {link['node']}: {link['fault']}")

@@ -118,6 +118,22 @@ def assert_equal(nodes: dict[str, FaultNode]) -> None:
     assert all(not node.reasons() for node in nodes.values()), {c: n.reasons() for c, n in nodes.items()}
 
 
+def test_deletions_and_references_that_cross_do_not_wait_for_each_other(
+    network: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each end deletes what the other refers to: at each a deletion and a new reference wait, and neither may wait
+    for the other end's reference, which waits for the deletion there."""
+    monkeypatch.setattr("dispatcher.parking.FORCE_ATTEMPTS", 10**9)  # nobody has to lose patience
+    nodes = network(n00=None, n01="00")
+    nodes["00"].do("INSERT INTO customers VALUES ('A', 'a', NULL), ('B', 'b', NULL)")
+    settle(nodes)
+    nodes["00"].do("DELETE FROM customers WHERE code = 'A'", "INSERT INTO orders VALUES (8, 'B', 'of 00')")
+    nodes["01"].do("DELETE FROM customers WHERE code = 'B'", "INSERT INTO orders VALUES (7, 'A', 'of 01')")
+    settle(nodes)
+    assert nodes["00"].rows("SELECT id, customer FROM orders ORDER BY 1") == [(7, "A"), (8, "B")]
+    assert_equal(nodes)
+
+
 def two_births(network: Net) -> dict[str, FaultNode]:
     """01 and 02 each have an order 1 of their own, with a line and a file, and do not know of the other's."""
     nodes = network(n00=None, n01="00", n02="00")

@@ -90,10 +90,12 @@ def test_two_births_and_a_duplicate_are_told_at_both_ends(network: TestNetwork) 
     for code, other in (("00", "A"), ("01", "B")):
         found = parked(network, code)
         births = [one for one in found if "gave birth to different items under this generated key" in one["reason"]]
-        assert [one["waits_for"] for one in births] == [[{"type": "Document.Order", "key": "[1]"}]]
+        assert [one["waits_for"] for one in births] == [[{"type": "Document.Order", "key": '[{"integer":1}]'}]]
         assert "identity: {step, offset}" in births[0]["reason"]
         duplicates = [one for one in found if one["reason"].startswith("duplicate: ")]
-        assert [one["waits_for"] for one in duplicates] == [[{"type": "Catalog.Customer", "key": f'["{other}"]'}]]
+        assert [one["waits_for"] for one in duplicates] == [
+            [{"type": "Catalog.Customer", "key": f'[{{"string":"{other}"}}]'}]
+        ]
         assert "nick" in duplicates[0]["reason"]
         assert len(found) == 2
     network.execute("01", "UPDATE orders SET id = 500", "UPDATE customers SET nick = 'm' WHERE code = 'B'")

@@ -67,10 +67,15 @@ def test_a_file_that_is_missing_or_damaged_comes_again(
         network.execute("00", (INSERT, (key, "x")))
         network.kod("run", "--node", "00", "--once")
     damage(network)
-    network.kod("run", "--node", "01", "--once")
+    network.kod("run", "--node", "01", "--once", exit_code=0 if damage is remove else 1)
     assert "gap" in network.link("01", "00")["fault"]
     assert network.rows("01", NAMES) == [("B", "x")]
+    listed = network.json("parked", "--node", "01")
+    assert [(one["from"], one["refused"]) for one in listed] == ([] if damage is remove else [("00", True)])
+    for one in listed:  # what its sender meant comes again: this one is for people to look at
+        assert "cannot be tried" in network.kod("parked", "--node", "01", "retry", str(one["id"]), exit_code=2).stderr
     healed(network)
+    assert network.json("parked", "--node", "01") == []
 
 
 def test_a_bus_that_was_emptied_is_noticed(make_network: MakeNetwork) -> None:

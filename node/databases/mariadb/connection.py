@@ -24,6 +24,7 @@ from schemas.errors import (
     DuplicateError,
     KodError,
     MessageError,
+    RefusedError,
     UnavailableError,
 )
 
@@ -322,7 +323,7 @@ def translate(error: pymysql.err.Error) -> KodError:
     if code in REFERS_TO_NOTHING:
         return DanglingError(f"a row that it refers to is not there: {_constraint(text)} (foreign key)")
     if code in _MEANINGS:
-        return MessageError(f"{_column(text)}: {_MEANINGS[code]}")
+        return RefusedError(f"{_column(text)}: {_MEANINGS[code]}")
     return MessageError(f"the database refuses a statement ({code}): {_without_values(text)}", hint="kod check")
 
 

@@ -232,7 +232,9 @@ class MariadbDatabase:
     def retry_parked(self, ids: Sequence[int]) -> int:
         with self._connected(installed=True) as connection, transaction(connection):
             chosen = ids or [number for (number,) in connection.rows("SELECT id FROM kod_parked")]
-            return connection.many("UPDATE kod_parked SET attempts = -1 WHERE id = %s", [(n,) for n in chosen])
+            return connection.many(
+                "UPDATE kod_parked SET attempts = -1 WHERE id = %s AND NOT refused", [(n,) for n in chosen]
+            )
 
     def discard_parked(self, parked_id: int) -> bool:
         with self._connected(installed=True) as connection, transaction(connection):

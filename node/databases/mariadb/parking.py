@@ -16,11 +16,19 @@ from schemas.structure import ItemType, Reference, Structure
 from serializers.keys import Item
 
 
-def park(connection: Connection, letter: Letter, reason: Reason, items: Sequence[ParkedItem]) -> None:
+def park(connection: Connection, letter: Letter, reason: Reason, items: Sequence[ParkedItem], *, refused: bool) -> None:
     connection.run(
-        "INSERT INTO kod_parked (node, name, payload, reason, since, items, waits_for)"
-        f" VALUES (%s, %s, %s, %s, {NOW_MS}, %s, %s)",
-        (letter.node, letter.name, letter.payload, reason.text, items_text(items), waits_text(reason.waits_for)),
+        "INSERT INTO kod_parked (node, name, payload, reason, since, items, waits_for, refused)"
+        f" VALUES (%s, %s, %s, %s, {NOW_MS}, %s, %s, %s)",
+        (
+            letter.node,
+            letter.name,
+            letter.payload,
+            reason.text,
+            items_text(items),
+            waits_text(reason.waits_for),
+            refused,
+        ),
     )
 
 
@@ -36,11 +44,11 @@ def waiting(connection: Connection, node: str) -> list[Waiting]:
 def parked(connection: Connection) -> list[Parked]:
     """In the order in which they came."""
     rows = connection.rows(
-        "SELECT id, node, name, payload, reason, since, attempts, waits_for FROM kod_parked ORDER BY id"
+        "SELECT id, node, name, payload, reason, since, attempts, waits_for, refused FROM kod_parked ORDER BY id"
     )
     return [
-        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts, waits_of(waits_for))
-        for number, node, name, payload, reason, since, attempts, waits_for in rows
+        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts, waits_of(waits_for), bool(refused))
+        for number, node, name, payload, reason, since, attempts, waits_for, refused in rows
     ]
 
 

@@ -277,8 +277,8 @@ class MariadbReceivingView:
                 (received.node, received.session, received.number),
             )
 
-    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = ()) -> None:
-        parking.park(self._connection, letter, reason, items)
+    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = (), *, refused: bool = False) -> None:
+        parking.park(self._connection, letter, reason, items, refused=refused)
 
     def waiting(self) -> Sequence[Waiting]:
         return parking.waiting(self._connection, self._sender)

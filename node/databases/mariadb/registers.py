@@ -217,7 +217,8 @@ _TABLES = {
         since BIGINT NOT NULL,
         attempts INT NOT NULL DEFAULT 0,
         items LONGTEXT NOT NULL DEFAULT '[]',
-        waits_for LONGTEXT NOT NULL DEFAULT '[]'""",
+        waits_for LONGTEXT NOT NULL DEFAULT '[]',
+        refused BOOLEAN NOT NULL DEFAULT FALSE""",
     "kod_held": f"""
         {_NODE} NOT NULL,
         type SMALLINT NOT NULL,

@@ -13,7 +13,7 @@ from typing import Any
 from node.databases.mariadb.connection import Connection
 from node.databases.mariadb.lexical import Form, differs, placeholder, quoted, stored
 from node.databases.mariadb.reflection import quoted_table
-from schemas.errors import MessageError
+from schemas.errors import RefusedError
 from schemas.structure import Field
 
 Shape = tuple[str, ...]
@@ -49,7 +49,7 @@ class Staging:
         self.shapes: list[Shape] = []
 
     def fill(self, rows: Sequence[tuple[int, Mapping[str, Any]]], where: str) -> None:
-        """(number of the item, row) each. Raises MessageError that names the property and what its value is."""
+        """(number of the item, row) each. Raises RefusedError that names the property and what its value is."""
         self.shapes = []
         places: dict[Shape, int] = {}
         staged = []
@@ -81,12 +81,12 @@ class Staging:
         except ValueError:
             raise self._fault(row, where) from None
 
-    def _fault(self, row: Mapping[str, Any], where: str) -> MessageError:
+    def _fault(self, row: Mapping[str, Any], where: str) -> RefusedError:
         for field, (name, store) in zip(self.fields, self._stored, strict=True):
             try:
                 store(row.get(name))
             except ValueError as error:
-                return MessageError(
+                return RefusedError(
                     f"{where}.{name} has to be {field.prop.xml}, and is {error}",
                     hint="is the sender's package the same? compare `kod schema check` at both nodes",
                 )

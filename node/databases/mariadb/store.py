@@ -47,7 +47,8 @@ from schemas.structure import Structure
 _OUTGOING = """SELECT node, position, last_session,
         (SELECT COALESCE(MAX(mark), 0) FROM kod_ahead a WHERE a.node = o.node),
         EXISTS (SELECT 1 FROM kod_history h WHERE h.id = o.history AND h.state = 'open'), restart, wish,
-        CASE WHEN wish IS NULL AND NOT EXISTS (SELECT 1 FROM kod_parked p WHERE p.node = o.node)
+        CASE WHEN wish IS NULL AND NOT EXISTS (SELECT 1 FROM kod_parked p
+                WHERE p.node = o.node AND NOT p.refused)
             THEN (SELECT completed FROM kod_incoming i WHERE i.node = o.node) END
     FROM kod_outgoing o ORDER BY node"""
 
@@ -389,7 +390,7 @@ class MariadbStore:
 
     def purge_tombstones(self, mark: int, before: Stamp) -> int:
         with self._writing() as connection, transaction(connection):
-            if connection.rows("SELECT 1 FROM kod_parked LIMIT 1"):
+            if connection.rows("SELECT 1 FROM kod_parked WHERE NOT refused LIMIT 1"):
                 return 0  # it may bear what was deleted
             rows = connection.rows(
                 "SELECT type, item_key FROM kod_register g WHERE gone AND mark BETWEEN 0 AND %s AND stamp < %s"

@@ -27,7 +27,7 @@ from node.databases.mariadb.reflection import quoted_table
 from node.databases.mariadb.staging import Staging
 from node.databases.mariadb.triggers import edges
 from node.databases.mariadb.uniqueness import Uniqueness
-from schemas.errors import ConflictError, DanglingError, MessageError
+from schemas.errors import ConflictError, DanglingError, MessageError, RefusedError
 from schemas.structure import ItemType, Reference, Section, Structure
 from schemas.tables import Table
 from serializers.keys import Item, key_text
@@ -351,7 +351,7 @@ class Writing:
         columns = {column: name for name, column in staging.column_of.items()}
         for present in staging.shapes:
             if any(c in columns and columns[c] not in present for c in primary_key):
-                raise MessageError("a row comes without its key")
+                raise RefusedError("a row comes without its key")
         self._connection.run(
             f"DELETE t FROM {belonging} LEFT JOIN {staging.name} x FORCE INDEX (kod_by_key)"
             f" ON {staging.equal(primary_key)} WHERE x.kod_n IS NULL"
@@ -367,7 +367,7 @@ class Writing:
             if number_of(error) != DUPLICATE or not str(error.args[1]).endswith("'PRIMARY'"):
                 raise
             if staging.clashes(primary_key):
-                raise MessageError("two rows have keys that are the same to the table's collation") from error
+                raise RefusedError("two rows have keys that are the same to the table's collation") from error
             raise ConflictError("somebody else was faster: the key is taken already") from error
 
     # --- record sets
@@ -493,7 +493,7 @@ def _by_type(accepted: Sequence[Accepted]) -> dict[str, list[Accepted]]:
 
 def _rows(where: str, rows: Any) -> list[Mapping[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise MessageError(f"{where} has to be a list of rows")
+        raise RefusedError(f"{where} has to be a list of rows")
     return rows
 
 

@@ -23,6 +23,7 @@ from schemas.errors import (
     DuplicateError,
     KodError,
     MessageError,
+    RefusedError,
     UnavailableError,
 )
 
@@ -67,7 +68,7 @@ class TakenError(DuplicateError):
     """A unique value (not a primary key) that another row has."""
 
 
-class UnreadableError(MessageError):
+class UnreadableError(RefusedError):
     """A value that its column's type cannot read; the server does not say of which property."""
 
 
@@ -265,10 +266,10 @@ def literal(text: str) -> str:
 _TRY_AGAIN = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
 _AWAY = ("08", "57", "53")  # connection, operator's intervention, resources
 _MEANINGS = {
-    "23502": "a value is missing where the column must not be null",
+    "23502": "must not be empty (not null)",
     "23503": "a reference to an item that is not there, or from an item that still needs this one",
     "23505": "a value that must be unique is taken by another item",
-    "23514": "a value that the table's check refuses",
+    "23514": "a value that the table's check refuses (check)",
     "23P01": "a value that excludes another item's",
     "22001": "a text that is longer than the column",
     "22003": "a number that is too large for the column",
@@ -300,7 +301,7 @@ def translate(error: psycopg.Error) -> KodError:
     if state[:2] in ("22", "23"):
         where = ".".join(filter(None, (diagnosis.table_name, diagnosis.column_name))) or "the database"
         constraint = f" (constraint {diagnosis.constraint_name})" if diagnosis.constraint_name else ""
-        kind: type[MessageError] = DanglingError if state == "23503" else MessageError
+        kind: type[MessageError] = DanglingError if state == "23503" else RefusedError
         if state[:2] == "22" and not diagnosis.column_name:
             kind = UnreadableError
         return kind(f"{where}{constraint}: {_MEANINGS.get(state, _title(error))}")

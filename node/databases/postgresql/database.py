@@ -279,7 +279,10 @@ class PostgresqlDatabase:
     def retry_parked(self, ids: Sequence[int]) -> int:
         with self._connections.connection() as connection:
             _must_be_installed(connection)
-            asked = "UPDATE kod.parked SET attempts = -1 WHERE cardinality($1::bigint[]) = 0 OR id = ANY ($1::bigint[])"
+            asked = (
+                "UPDATE kod.parked SET attempts = -1"
+                " WHERE NOT refused AND (cardinality($1::bigint[]) = 0 OR id = ANY ($1::bigint[]))"
+            )
             return connection.execute(asked, (list(ids),)).rowcount
 
     def discard_parked(self, parked_id: int) -> bool:

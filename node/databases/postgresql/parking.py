@@ -21,15 +21,15 @@ from schemas.tables import Table
 from serializers.keys import Item
 
 _PARK = f"""
-INSERT INTO kod.parked (node, name, payload, reason, since, items, waits_for)
-VALUES ($1, $2, decode($3, 'hex'), $4, {NOW_MS}, $5, $6)"""
-_PARKED = "SELECT id, node, name, payload, reason, since, attempts, waits_for FROM kod.parked ORDER BY id"
+INSERT INTO kod.parked (node, name, payload, reason, since, items, waits_for, refused)
+VALUES ($1, $2, decode($3, 'hex'), $4, {NOW_MS}, $5, $6, $7::boolean)"""
+_PARKED = "SELECT id, node, name, payload, reason, since, attempts, waits_for, refused FROM kod.parked ORDER BY id"
 _PARKED_AGAIN = "UPDATE kod.parked SET attempts = attempts + 1, reason = $2, waits_for = $3 WHERE id = $1"
 _WAITING = "SELECT id, items FROM kod.parked WHERE node = $1 ORDER BY id"
 
 
-def park(letter: Letter, reason: Reason, items: Sequence[ParkedItem]) -> Statement:
-    beside = (items_text(items), waits_text(reason.waits_for))
+def park(letter: Letter, reason: Reason, items: Sequence[ParkedItem], *, refused: bool) -> Statement:
+    beside = (items_text(items), waits_text(reason.waits_for), str(refused))
     return Statement(_PARK, (letter.node, letter.name, letter.payload.hex(), reason.text, *beside))
 
 
@@ -44,8 +44,10 @@ def waiting(transaction: Transaction, node: str) -> list[Waiting]:
 def parked(connection: Connection) -> list[Parked]:
     """In the order in which they came."""
     return [
-        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts, waits_of(waits_for))
-        for number, node, name, payload, reason, since, attempts, waits_for in connection.execute(_PARKED).fetchall()
+        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts, waits_of(waits_for), bool(refused))
+        for number, node, name, payload, reason, since, attempts, waits_for, refused in connection.execute(
+            _PARKED
+        ).fetchall()
     ]
 
 

@@ -23,7 +23,7 @@ from node.databases.postgresql.registers import ITEMS, NOW_MS, TypeIds, touching
 from node.databases.postgresql.sequences import Sequences
 from node.databases.postgresql.writing import Writer, Written
 from node.databases.ways import WayTables
-from schemas.errors import DanglingError, MessageError
+from schemas.errors import DanglingError, MessageError, RefusedError
 from schemas.stamp import Stamp
 from schemas.structure import Base, ItemType, Names, Structure
 from schemas.tables import Table
@@ -279,7 +279,14 @@ class PostgresqlReceivingView:
 
     def named(self, error: UnreadableError) -> MessageError:
         """The error with the name of the property whose value could not be read, where that can be told."""
-        return MessageError(error.text.replace("the database", self._writer.unreadable(self._written) or "", 1))
+        found = self._writer.unreadable(self._written)
+        _, _, what = error.text.partition("the database: ")
+        return RefusedError(f"{found}: {what}" if found else what) if what else error
+
+    def twins(self) -> str | None:
+        """Two rows with one key in an item that was to be written: what failed for a key that is taken will fail
+        again, and nobody was faster."""
+        return next(filter(None, (self._writer.twins(one) for one in self._written)), None)
 
     def _refuse_cascades(self, written: Sequence[Written]) -> None:
         """A deletion must not take rows of other items with it, nor change them: they would go unstamped."""
@@ -373,8 +380,8 @@ class PostgresqlReceivingView:
         )
         self._transaction.queue(Statement(_RECEIVED, [None if p is None else str(p) for p in parameters]))
 
-    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = ()) -> None:
-        self._transaction.queue(parking.park(letter, reason, items))
+    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = (), *, refused: bool = False) -> None:
+        self._transaction.queue(parking.park(letter, reason, items, refused=refused))
 
     def waiting(self) -> Sequence[Waiting]:
         return parking.waiting(self._transaction, self._sender)

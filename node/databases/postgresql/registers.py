@@ -235,7 +235,8 @@ CREATE TABLE kod.parked (
   since bigint NOT NULL,
   attempts integer NOT NULL DEFAULT 1,
   items text NOT NULL DEFAULT '[]',
-  waits_for text NOT NULL DEFAULT '[]'
+  waits_for text NOT NULL DEFAULT '[]',
+  refused boolean NOT NULL DEFAULT false
 );
 CREATE TABLE kod.held (
   node text NOT NULL,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from schemas.errors import MessageError
+from schemas.errors import RefusedError
 from schemas.structure import Field, ItemType
 
 _NONE = type(None)
@@ -36,18 +36,18 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def check(item_type: ItemType, values: Rows) -> None:
-    """Raises MessageError that names the first property whose value is of another kind than its form."""
+    """Raises RefusedError that names the first property whose value is of another kind than its form."""
     for where, fields, rows in _parts(item_type, values):
         for field in fields:
             allowed = _KINDS.get(field.prop.xml, _TEXT)
             if not _kinds(field.name, rows) <= allowed:
-                raise MessageError(f"{where}.{field.name}: the value is no {field.prop.xml}")
+                raise RefusedError(f"{where}.{field.name}: the value is no {field.prop.xml}")
             scale = _narrower_scale(field)
             if scale is not None and any(_fraction(row.get(field.name)) > scale for row in rows):
-                raise MessageError(f"{where}.{field.name}: the column holds fewer digits: it would be rounded")
+                raise RefusedError(f"{where}.{field.name}: the column holds fewer digits: it would be rounded")
             altered = _altered(field)
             if altered is not None and any(altered(row.get(field.name)) for row in rows):
-                raise MessageError(f"{where}.{field.name}: the column would hold another value")
+                raise RefusedError(f"{where}.{field.name}: the column would hold another value")
 
 
 def _kinds(name: str, rows: Rows) -> set[type]:
@@ -127,15 +127,15 @@ def _record_rows(item_type: ItemType, values: Rows) -> Rows:
     for value in values:
         records = value.get("Records")
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise MessageError(f"{item_type.name}: Records is no list of records")
+            raise RefusedError(f"{item_type.name}: Records is no list of records")
     return [record for value in values for record in (value["Filter"], *value["Records"])]
 
 
 def _section_rows(item_type: ItemType, name: str, values: Rows) -> Rows:
     sections = [value[name] for value in values if value.get(name) is not None]
     if not all(type(rows) is list for rows in sections):
-        raise MessageError(f"{item_type.name}.{name} is no list of rows")
+        raise RefusedError(f"{item_type.name}.{name} is no list of rows")
     rows = [row for section in sections for row in section]
     if not all(type(row) is dict for row in rows):
-        raise MessageError(f"{item_type.name}.{name} is no list of rows")
+        raise RefusedError(f"{item_type.name}.{name} is no list of rows")
     return rows

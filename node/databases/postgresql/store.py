@@ -36,7 +36,7 @@ from node.databases.postgresql.registers import NOW_MS, TYPE_IDS, TypeIds, foldi
 from node.databases.postgresql.sending import PostgresqlSendingView
 from node.databases.postgresql.sequences import Sequences, find_sequences
 from node.databases.postgresql.writing import Writer
-from schemas.errors import KodError, UnavailableError
+from schemas.errors import ConflictError, KodError, MessageError, UnavailableError
 from schemas.network import NodeSettings
 from schemas.stamp import Stamp
 from schemas.structure import Structure
@@ -62,7 +62,8 @@ _OUTGOING = f"""
 SELECT o.node, o.position, o.last_session,
   (SELECT count(*) FROM (SELECT FROM kod.pending p WHERE p.node = o.node LIMIT 1000) p),
   coalesce((SELECT max(mark) FROM kod.ahead a WHERE a.node = o.node), 0), coalesce(h.state = 'open', false),
-  o.restart > 0, o.wish, CASE WHEN o.wish IS NULL AND NOT EXISTS (SELECT FROM kod.parked p WHERE p.node = o.node)
+  o.restart > 0, o.wish, CASE WHEN o.wish IS NULL AND NOT EXISTS (SELECT FROM kod.parked p
+      WHERE p.node = o.node AND NOT p.refused)
     THEN (SELECT completed FROM kod.incoming i WHERE i.node = o.node) END, {history.JOINED}
 FROM kod.outgoing o LEFT JOIN kod.history h ON h.id = o.history ORDER BY o.node"""
 
@@ -150,7 +151,7 @@ WHERE (incarnation, last_session) < ($1::bigint, $2::bigint)"""
 _PURGE = """
 WITH old AS (
   DELETE FROM kod.register r WHERE gone AND mark BETWEEN 0 AND $1::bigint AND stamp < $2::bigint
-    AND NOT EXISTS (SELECT FROM kod.parked)
+    AND NOT EXISTS (SELECT FROM kod.parked WHERE NOT refused)
     AND NOT EXISTS (SELECT FROM kod.log x WHERE x.type = r.type AND x.key = r.key)
     AND NOT EXISTS (SELECT FROM kod.ahead x WHERE x.type = r.type AND x.key = r.key)
     AND NOT EXISTS (SELECT FROM kod.pending x WHERE x.type = r.type AND x.key = r.key)
@@ -373,6 +374,11 @@ class PostgresqlStore:
             if view is None:
                 raise
             raise view.named(error) from None
+        except ConflictError:
+            twins = view.twins() if view is not None else None
+            if twins is not None:
+                raise MessageError(twins) from None
+            raise
 
     @contextmanager
     def hooked(self) -> Iterator[Hooked]:

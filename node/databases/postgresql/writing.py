@@ -106,6 +106,22 @@ class Writer:
                     return found
         return None
 
+    def twins(self, one: Written) -> str | None:
+        """What is said of an item two of whose rows have one key; None when there are none."""
+        item_type = self._types[one.item.type]
+        places: list[tuple[str, Sequence[Field], set[str]]] = [
+            (s.name, s.fields, set(s.primary_key) - {own for own, _ in s.link}) for s in item_type.sections
+        ]
+        if not item_type.is_object:
+            places = [("Records", item_type.fields, set(item_type.record_key))]
+        for name, fields, key in places if one.value is not None else ():
+            names = [f.name for f in fields if f.column is not None and f.column.name in key]
+            rows = [tuple(str(row.get(n)) for n in names) for row in (one.value or {}).get(name) or ()]
+            if key and len(names) == len(key) and len(set(rows)) < len(rows):
+                what = f"two rows of {name} have one {', '.join(names)}"
+                return f"{one.item.type} {one.item.key} cannot be written: {what}"
+        return None
+
     def releasing(self, written: Sequence[Written]) -> list[Statement]:
         """What frees the unique values of rows that are about to be updated: where they are exchanged between rows,
         each new one would clash with one that is still there."""

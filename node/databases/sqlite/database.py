@@ -396,7 +396,9 @@ class SqliteDatabase:
         with self._connected(installed=True) as connection, transaction(connection):
             chosen = ids or [number for (number,) in connection.execute("SELECT id FROM kod_parked").fetchall()]
             rows = [(number,) for number in chosen]
-            return connection.executemany("UPDATE kod_parked SET attempts = -1 WHERE id = ?", rows).rowcount
+            return connection.executemany(
+                "UPDATE kod_parked SET attempts = -1 WHERE id = ? AND NOT refused", rows
+            ).rowcount
 
     def discard_parked(self, parked_id: int) -> bool:
         with self._connected(installed=True) as connection, transaction(connection):

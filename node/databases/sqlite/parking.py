@@ -15,12 +15,26 @@ from serializers.keys import Item
 
 
 def park(
-    connection: sqlite3.Connection, letter: Letter, reason: Reason, items: Sequence[ParkedItem], now_sql: str
+    connection: sqlite3.Connection,
+    letter: Letter,
+    reason: Reason,
+    items: Sequence[ParkedItem],
+    now_sql: str,
+    *,
+    refused: bool,
 ) -> None:
     connection.execute(
-        "INSERT INTO kod_parked (node, name, payload, reason, since, items, waits_for) "
-        f"VALUES (?, ?, ?, ?, {now_sql}, ?, ?)",
-        (letter.node, letter.name, letter.payload, reason.text, items_text(items), waits_text(reason.waits_for)),
+        "INSERT INTO kod_parked (node, name, payload, reason, since, items, waits_for, refused) "
+        f"VALUES (?, ?, ?, ?, {now_sql}, ?, ?, ?)",
+        (
+            letter.node,
+            letter.name,
+            letter.payload,
+            reason.text,
+            items_text(items),
+            waits_text(reason.waits_for),
+            refused,
+        ),
     )
 
 
@@ -36,11 +50,11 @@ def waiting(connection: sqlite3.Connection, node: str) -> list[Waiting]:
 def parked(connection: sqlite3.Connection) -> list[Parked]:
     """In the order in which they came."""
     rows = connection.execute(
-        "SELECT id, node, name, payload, reason, since, attempts, waits_for FROM kod_parked ORDER BY id"
+        "SELECT id, node, name, payload, reason, since, attempts, waits_for, refused FROM kod_parked ORDER BY id"
     ).fetchall()
     return [
-        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts, waits_of(waits_for))
-        for number, node, name, payload, reason, since, attempts, waits_for in rows
+        Parked(number, node, name, bytes(payload), reason, Stamp(since), attempts, waits_of(waits_for), bool(refused))
+        for number, node, name, payload, reason, since, attempts, waits_for, refused in rows
     ]
 
 

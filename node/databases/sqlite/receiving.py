@@ -257,8 +257,8 @@ class SqliteReceivingView:
         else:
             self._connection.execute("INSERT OR IGNORE INTO kod_received VALUES (:node, :session, :number)", values)
 
-    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = ()) -> None:
-        parking.park(self._connection, letter, reason, items, self._now_sql)
+    def park(self, letter: Letter, reason: Reason, items: Sequence[ParkedItem] = (), *, refused: bool = False) -> None:
+        parking.park(self._connection, letter, reason, items, self._now_sql, refused=refused)
 
     def waiting(self) -> Sequence[Waiting]:
         return parking.waiting(self._connection, self._sender)

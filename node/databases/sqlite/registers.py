@@ -194,7 +194,8 @@ _TABLES = {
         since INTEGER NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
         items TEXT NOT NULL DEFAULT '[]',
-        waits_for TEXT NOT NULL DEFAULT '[]')""",
+        waits_for TEXT NOT NULL DEFAULT '[]',
+        refused INTEGER NOT NULL DEFAULT 0)""",
     "kod_held": """CREATE TABLE kod_held (
         node TEXT NOT NULL,
         type INTEGER NOT NULL,

@@ -45,7 +45,8 @@ _OUTGOING = """SELECT node, position, last_session,
         (SELECT count(*) FROM (SELECT 1 FROM kod_pending p WHERE p.node = o.node LIMIT 1000)),
         (SELECT coalesce(max(mark), 0) FROM kod_ahead a WHERE a.node = o.node),
         EXISTS (SELECT 1 FROM kod_history h WHERE h.id = o.history AND h.state = 'open'), restart, wish,
-        CASE WHEN wish IS NULL AND NOT EXISTS (SELECT 1 FROM kod_parked p WHERE p.node = o.node)
+        CASE WHEN wish IS NULL AND NOT EXISTS (SELECT 1 FROM kod_parked p
+                WHERE p.node = o.node AND NOT p.refused)
             THEN (SELECT completed FROM kod_incoming i WHERE i.node = o.node) END, joined IS NOT NULL
     FROM kod_outgoing o ORDER BY node"""
 
@@ -464,7 +465,7 @@ class SqliteStore:
 
     def purge_tombstones(self, mark: int, before: Stamp) -> int:
         with self._writing() as connection, transaction(connection):
-            if connection.execute("SELECT 1 FROM kod_parked LIMIT 1").fetchone():
+            if connection.execute("SELECT 1 FROM kod_parked WHERE NOT refused LIMIT 1").fetchone():
                 return 0  # it may bear what was deleted
             rows = connection.execute(
                 "SELECT type, key FROM kod_register g WHERE gone AND mark BETWEEN 0 AND ? AND stamp < ? "
