@@ -307,6 +307,22 @@ def test_truncate_stamps_every_row_also_of_what_it_cascades_to(orders: StoreWorl
     assert {(c.item.key, c.gone) for c in orders.changes()} == {("[1]", True), ("[2]", True)}
 
 
+def test_a_columns_type_may_be_changed_under_the_triggers(make: Make) -> None:
+    """What a trigger's condition names PostgreSQL does not let be altered: an application's upgrade would fail."""
+    ddl = "CREATE TABLE goods (id integer PRIMARY KEY, name varchar(3), price numeric(5, 2), secret text)"
+    world = make("00", ddl, TypeSettings("A", "goods", exclude=("secret",)))
+    world.execute("INSERT INTO goods VALUES (1, 'tea')")
+    world.changes()
+    world.execute("ALTER TABLE goods ALTER name TYPE varchar(9), ALTER price TYPE numeric(12, 4)")
+    world.store.check()  # nothing has to be installed again
+    world.execute("UPDATE goods SET name = 'green tea', price = 1.2345")
+    assert [(c.item.key, c.gone) for c in world.changes()] == [("[1]", False)]
+    world.execute("UPDATE goods SET name = 'green tea'", "UPDATE goods SET secret = 'x'")
+    assert world.changes() == []  # nothing that travels has changed
+    world.execute("UPDATE goods SET id = 2, secret = 'y'")
+    assert [(c.item.key, c.gone) for c in world.changes()] == [("[1]", True), ("[2]", False)]
+
+
 def test_truncate_that_is_followed_by_the_same_rows_is_a_change_not_a_deletion(orders: StoreWorld) -> None:
     """A nightly reload must not travel as a deletion of everything."""
     orders.execute("INSERT INTO orders VALUES (1, 'x'), (2, 'y')")

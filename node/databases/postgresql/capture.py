@@ -2,11 +2,12 @@
 
     [ capture ] -> fold -> select -> review …
 
-For each table of a type up to four functions, compiled for its key: `new` logs NEW's item (insert, update), `old`
-OLD's (delete), `both` both (an update that changes the key, or moves a row to another object), `all` every row of the
-table (TRUNCATE). They run with their owner's rights, so that applications need none on KOD's schema; what is in them
-is qualified with pg_catalog, so that nobody's search_path can put something else in its place. Functions whose key
-hangs on the session's settings (DateStyle …) set them.
+For each table of a type four functions, compiled for its key: `new` logs NEW's item (insert), `old` OLD's (delete),
+`changed` NEW's where something that travels has changed, and OLD's where the key has, or the row moved to another
+object (update), `all` every row of the table (TRUNCATE). They run with their owner's rights, so that applications need
+none on KOD's schema; what is in them is qualified with pg_catalog, so that nobody's search_path can put something else
+in its place. Functions whose key hangs on the session's settings (DateStyle …) set them. No trigger names a column:
+PostgreSQL would not let the column's type be changed.
 
 They only append, to a table without an index: no lock that another transaction could wait for.
 
@@ -47,6 +48,9 @@ from schemas.structure import Base, Field, ItemType, Section, Structure
 from schemas.tables import Column, Table
 
 _NOT_OURS = "pg_catalog.current_setting('kod.applying', true) IS DISTINCT FROM 'on'"
+# The row whole, no column by its name: what names a column keeps its type from being changed (ALTER TABLE). Which
+# columns count, the function knows.
+_ANYTHING = "OLD.* OPERATOR(pg_catalog.*<>) NEW.*"
 _SETTINGS = (
     "SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC'"
 )
@@ -111,18 +115,16 @@ def statements(role: Role, *, partitions: Sequence[str] = ()) -> list[str]:
         return _behind_view(role, partitions)
     table = quoted_table(role.table)
     made = [_function(role, kind, body) for kind, body in _bodies(role)]
-    changed = _differs(role.columns)
     row = "FOR EACH ROW"
     made += [
         _trigger(role, "insert", "AFTER INSERT", table, row, _NOT_OURS, "new"),
-        _trigger(role, "update", "AFTER UPDATE", table, row, f"{_NOT_OURS} AND NOT ({changed}){_travels(role)}", "new"),
-        _trigger(role, "rekey", "AFTER UPDATE", table, row, f"{_NOT_OURS} AND ({changed})", "both"),
+        _trigger(role, "update", "AFTER UPDATE", table, row, f"{_NOT_OURS} AND {_ANYTHING}", "changed"),
         _trigger(role, "delete", "AFTER DELETE", table, row, _NOT_OURS, "old"),
     ]
     for target in (table, *partitions):  # row triggers are cloned to partitions, this kind is not
         made.append(_trigger(role, "truncate", "BEFORE TRUNCATE", target, "FOR EACH STATEMENT", _NOT_OURS, "all"))
     # Also where session_replication_role is `replica`: what arrives by logical replication is a change, too.
-    for name in ("insert", "update", "rekey", "delete"):
+    for name in ("insert", "update", "delete"):
         made.append(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {role.name}_{name}")
     made += [f"ALTER TABLE {target} ENABLE ALWAYS TRIGGER {role.name}_truncate" for target in (table, *partitions)]
     return made
@@ -132,21 +134,24 @@ def _behind_view(role: Role, partitions: Sequence[str]) -> list[str]:
     """An item is concerned where it is in the view before the write, or after it. What is not there again after it
     may be gone: the fold looks."""
     table, row = quoted_table(role.table), "FOR EACH ROW"
+    changed = _differs([column.name for column in role.compared])
     made = [
-        _function(role, kind, f"{_log(role, 'NEW', gone=gone)}\n{_log(role, 'OLD', gone=gone)}", returned)
+        _function(
+            role,
+            kind,
+            _if_changed(changed, f"{_log(role, 'NEW', gone=gone)}\n{_log(role, 'OLD', gone=gone)}"),
+            returned,
+        )
         for kind, gone, returned in (("was", True, "coalesce(NEW, OLD)"), ("is", False, "NULL"))
     ]
     made.append(_function(role, "all", _log_table(role)))
-    changed = f"{_NOT_OURS} AND {_differs([column.name for column in role.compared])}"
-    for kind, when in (("was", "BEFORE"), ("is", "AFTER")):
-        made += [
-            _trigger(role, f"{kind}_written", f"{when} INSERT OR DELETE", table, row, _NOT_OURS, kind),
-            _trigger(role, f"{kind}_changed", f"{when} UPDATE", table, row, changed, kind),
-        ]
+    made += [
+        _trigger(role, kind, f"{when} INSERT OR UPDATE OR DELETE", table, row, _NOT_OURS, kind)
+        for kind, when in (("was", "BEFORE"), ("is", "AFTER"))
+    ]
     for target in (table, *partitions):
         made.append(_trigger(role, "truncate", "BEFORE TRUNCATE", target, "FOR EACH STATEMENT", _NOT_OURS, "all"))
-    names = ("was_written", "was_changed", "is_written", "is_changed")
-    made += [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {role.name}_{name}" for name in names]
+    made += [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {role.name}_{name}" for name in ("was", "is")]
     made += [f"ALTER TABLE {target} ENABLE ALWAYS TRIGGER {role.name}_truncate" for target in (table, *partitions)]
     return made
 
@@ -161,8 +166,10 @@ def _in_view(role: Role, row: str) -> str:
     return f"EXISTS (SELECT FROM {_qualified(role.item_type.table)} v WHERE {tied})"
 
 
-def _travels(role: Role) -> str:
-    return f" AND {_differs([column.name for column in role.compared])}" if role.compared else ""
+def _if_changed(changed: str, then: str) -> str:
+    """Of an UPDATE; there is no OLD in an INSERT, and no NEW in a DELETE."""
+    same = f"    IF NOT ({changed}) THEN\n      RETURN NEW;\n    END IF;"
+    return f"  IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN\n{same}\n  END IF;\n{then}"
 
 
 def _differs(columns: Sequence[str]) -> str:
@@ -197,7 +204,9 @@ def _is_settled(role: Role) -> bool:
 
 def _bodies(role: Role) -> list[tuple[str, str]]:
     new, old = _log(role, "NEW", gone=False), _log(role, "OLD", gone=role.tombstone)
-    return [("new", new), ("old", old), ("both", f"{old}\n{new}"), ("all", _log_table(role))]
+    travels = _differs([column.name for column in role.compared]) if role.compared else "true"
+    changed = f"  IF {_differs(role.columns)} THEN\n{old}\n{new}\n  ELSIF {travels} THEN\n{new}\n  END IF;"
+    return [("new", new), ("old", old), ("changed", changed), ("all", _log_table(role))]
 
 
 def _log(role: Role, row: str, *, gone: bool) -> str:
