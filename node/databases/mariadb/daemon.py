@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from node.databases.mariadb.connection import Connection, translated
-from schemas.errors import ConfigError, UnavailableError
+from schemas.errors import ConfigError, KodError, UnavailableError
 
 
 class DaemonLock:
@@ -34,7 +34,7 @@ class DaemonLock:
         finally:
             with self._mutex:
                 self._wanted_for = None
-                self._drop()
+                self._release()
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -55,6 +55,14 @@ class DaemonLock:
             if self._wanted_for is None:
                 self._drop()
 
+    def _release(self) -> None:
+        """At once: the server notices the end of a connection a little later, and the next daemon may be there by
+        then."""
+        if self._connection is not None:
+            with suppress(KodError), translated():
+                self._connection.rows("SELECT RELEASE_LOCK(%s)", (_name(self._connection),))
+        self._drop()
+
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -64,7 +72,7 @@ class DaemonLock:
         connection = Connection(self._url)
         try:
             with translated():
-                (taken,) = connection.one("SELECT GET_LOCK(%s, 0)", (f"{connection.lock_prefix}.daemon",))
+                (taken,) = connection.one("SELECT GET_LOCK(%s, 0)", (_name(connection),))
         except BaseException:
             connection.close()
             raise
@@ -72,6 +80,10 @@ class DaemonLock:
             connection.close()
             raise _running(code)
         return connection
+
+
+def _name(connection: Connection) -> str:
+    return f"{connection.lock_prefix}.daemon"
 
 
 def _running(code: str) -> ConfigError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 
@@ -34,9 +34,16 @@ class DaemonLock:
         finally:
             with self._mutex:
                 self._wanted_for = None
-                if self._held is not None:
-                    self._held.close()
-                self._held = None
+                self._release()
+
+    def _release(self) -> None:
+        """At once: the server notices the end of a connection a little later, and the next daemon may be there by
+        then."""
+        if self._held is not None:
+            with suppress(psycopg.Error):
+                self._held.execute("SELECT pg_advisory_unlock($1::int, 0)", (str(_KEY),))
+            self._held.close()
+        self._held = None
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
