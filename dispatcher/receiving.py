@@ -368,7 +368,8 @@ class Link:
         catching_up = self._catch_up(header)
         self._look_for_gap(header.after, self.incoming.completed)
         known = self.incoming
-        under_way = known.session is not None and known.session > self._missed_up_to  # it may still come
+        whole = max(known.completed or 0, self._missed_up_to)
+        under_way = known.session is not None and known.session > whole  # what lacks of it may still come
         if not under_way and not catching_up:
             self._caught_up_now()
         self._drop([arrived])

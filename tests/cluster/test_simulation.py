@@ -34,3 +34,9 @@ def test_deletions_of_what_refers_to_its_own_type_go_all_at_once(seed: int) -> N
     """Where a portion parted them the one that freed the other came later: the other was parked, and the reference,
     gone already where both were deleted, would have won over it."""
     history(seed, crashes=False, one_writer=True, writes=TREES)
+
+
+def test_a_link_that_has_everything_again_says_so_after_a_restart_too() -> None:
+    """The node died when the last session of a resync was whole; the end of it was told by a heartbeat alone, and that
+    took the session, whole as it was, for one that was still coming. The fault stayed in `status`."""
+    history(19311, lives=True, losses=True)
