@@ -383,10 +383,15 @@ class SimNode:
     def send_all(self) -> bool:
         """A step of the sender, and all that it put on its way; whether anything arrived."""
         moved = self.step("send")
+        landed = self.land_all()
+        return any(landed) if landed else moved
+
+    def land_all(self) -> list[bool]:
+        """What is on its way goes; of each whether it arrived."""
         landed = []
         while self.up and self.flights.waiting:
             landed.append(self.step("fly"))
-        return any(landed) if landed else moved
+        return landed
 
     def step_on(self, what: str) -> bool:
         if not self.up:
@@ -809,6 +814,8 @@ class World:
         if alone := [node for node in self.nodes if not node.joined]:
             self.join(*alone)
         self.quiet = True
+        for node in self.nodes:
+            node.land_all()  # while something is on its way heartbeats wait, and two hours of them would be one
         beats = (
             2 if (self.losses or self.message_bytes_max or self.lives) and beating else 0
         )  # a lost, or abandoned, tail is seen then
