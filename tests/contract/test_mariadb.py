@@ -495,7 +495,8 @@ def test_a_text_that_is_longer_than_the_column_is_parked_whole(tmp_path: Path) -
         tree.receive()
         assert child.execute("SELECT * FROM customers") == []
         (parked,) = child.database.parked()
-        assert parked.reason == f"{CUSTOMER}: name: a value that is longer than the column"
+        what = f"{CUSTOMER}: name: a value that is longer than the column"
+        assert parked.reason == f'{CUSTOMER} ["A"] cannot be written: {what}'
         child.execute("ALTER TABLE customers MODIFY name LONGTEXT")
         tree.clock.ahead_ms += 60_000
         tree.receive()
