@@ -6,10 +6,15 @@ from collections.abc import Sequence
 
 import orjson
 
-from dispatcher.ports import ParkedItem
+from dispatcher.ports import ParkedItem, Reason
 from schemas.stamp import Stamp
 from serializers.keys import Item
 from serializers.message import Version
+
+
+def what_is_kept(reason: Reason, items: Sequence[ParkedItem]) -> tuple[str, str, str]:
+    """The reason, the items, and what it waits for."""
+    return reason.text, items_text(items), waits_text(reason.waits_for)
 
 
 def items_text(items: Sequence[ParkedItem]) -> str:

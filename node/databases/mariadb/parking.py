@@ -10,7 +10,7 @@ from node.databases.mariadb.lexical import quoted
 from node.databases.mariadb.reading import Reading, by_type, referring_values
 from node.databases.mariadb.reflection import quoted_table
 from node.databases.mariadb.registers import NOW_MS
-from node.databases.parked import items_of, items_text, waits_of, waits_text
+from node.databases.parked import items_of, waits_of, waits_text, what_is_kept
 from schemas.stamp import Stamp
 from schemas.structure import ItemType, Reference, Structure
 from serializers.keys import Item
@@ -20,15 +20,7 @@ def park(connection: Connection, letter: Letter, reason: Reason, items: Sequence
     connection.run(
         "INSERT INTO kod_parked (node, name, payload, reason, since, items, waits_for, refused)"
         f" VALUES (%s, %s, %s, %s, {NOW_MS}, %s, %s, %s)",
-        (
-            letter.node,
-            letter.name,
-            letter.payload,
-            reason.text,
-            items_text(items),
-            waits_text(reason.waits_for),
-            refused,
-        ),
+        (letter.node, letter.name, letter.payload, *what_is_kept(reason, items), refused),
     )
 
 

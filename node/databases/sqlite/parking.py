@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 from dispatcher.ports import Letter, Parked, ParkedItem, Reason, Waiting
-from node.databases.parked import items_of, items_text, waits_of, waits_text
+from node.databases.parked import items_of, waits_of, waits_text, what_is_kept
 from node.databases.sqlite.lexical import quoted
 from node.databases.sqlite.reading import Reading, by_type, referring_values
 from schemas.stamp import Stamp
@@ -26,15 +26,7 @@ def park(
     connection.execute(
         "INSERT INTO kod_parked (node, name, payload, reason, since, items, waits_for, refused) "
         f"VALUES (?, ?, ?, ?, {now_sql}, ?, ?, ?)",
-        (
-            letter.node,
-            letter.name,
-            letter.payload,
-            reason.text,
-            items_text(items),
-            waits_text(reason.waits_for),
-            refused,
-        ),
+        (letter.node, letter.name, letter.payload, *what_is_kept(reason, items), refused),
     )
 
 
