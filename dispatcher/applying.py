@@ -36,6 +36,7 @@ from dispatcher.settling import (
     born_apart,
     from_the_future,
     has_seen,
+    has_seen_all,
     incoming_wins,
     local_version,
     merged_seen,
@@ -74,6 +75,8 @@ class Decided:
     collisions: list[Collision] = field(default_factory=list)
     answers: list[Item] = field(default_factory=list)
     """Local versions that the sender may not have."""
+    doubted: list[Item] = field(default_factory=list)
+    """Accepted versions that the sender may be about to replace, by the policy, with what stood here before."""
     held: list[Held] = field(default_factory=list)
     renewed: list[Item] = field(default_factory=list)
     """Items that moved in under a key that has become free here: they become a new version of this node, so that all
@@ -146,8 +149,9 @@ def apply(
         view.keep(decided.kept)
     if decided.collisions:
         view.journal(decided.collisions)
-    if not proves:
-        view.doubt(list(incoming))
+    doubted = decided.doubted if proves else list(incoming)
+    if doubted:
+        view.doubt(doubted)
     if written:
         judge.hooks.applied(view, sender, written)
     return decided
@@ -245,11 +249,23 @@ def decide(
             decided.accepted.append(_accepted(item, new, here, merged_seen(new.version, new.seen, None, seen)))
         elif relations[item] is Relation.SUCCESSOR:
             decided.accepted.append(_accepted(item, new, here, _seen_by(new, here, judge.origin)))
+            if _may_be_replaced(item, new, here, sender, judge):
+                decided.doubted.append(item)
         elif relations[item] is Relation.REPEAT:
             _repeat(decided, item, new, here, judge.origin)
         else:
             _settle(decided, item, new, local[item], texts.get(item), sender, judge, view)
     return decided
+
+
+def _may_be_replaced(item: Item, new: Incoming, here: Local | None, sender: str, judge: Judge) -> bool:
+    """Whether a child's successor meets, at the child, a version from here that beats it there: what the local version
+    has seen only by winning against it (an equal content that a lost life had written, say), the child's may not have.
+    The child then has to hear that its own stands: the two have crossed. Where the larger version wins this cannot be:
+    what the local one has beaten is smaller than all that follows it."""
+    if here is None or sender == judge.node.parent or judge.structure[item.type].collision != "parent":
+        return False
+    return not has_seen_all(new.version, new.seen, here.seen)
 
 
 def _uncrossed(item: Item, new: Incoming, here: Local, sender: str, judge: Judge) -> Relation:

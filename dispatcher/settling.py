@@ -83,6 +83,11 @@ def has_seen(version: Version, seen: Mapping[str, Stamp], other: Version) -> boo
     return other.stamp <= _newest(version, seen, other.origin)
 
 
+def has_seen_all(version: Version, seen: Mapping[str, Stamp], others: Mapping[str, Stamp]) -> bool:
+    """Whether all of `others` is in the history of `version`."""
+    return all(stamp <= _newest(version, seen, origin) for origin, stamp in others.items())
+
+
 def born_apart(local: Version, local_seen: Mapping[str, Stamp], incoming: Version, seen: Mapping[str, Stamp]) -> bool:
     """Whether two concurrent versions have no common ancestor. What one origin writes is a chain, so an origin that
     is in both histories has put a common ancestor into them."""

@@ -46,6 +46,8 @@ class Witness:
         self.ahead: Counter[tuple[Edge, Item]] = Counter()
         """How often references drew an item to where it had not come by its turn."""
         self.crossings: Counter[tuple[Edge, Item, Version]] = Counter()
+        self.comings: Counter[tuple[str, Item, Version]] = Counter()
+        """How often a version has become a node's: written there, or taken over."""
         self.alarms: Counter[Edge] = Counter()
         """(receiver, sender)"""
         self.excused: set[str] = set()
@@ -59,6 +61,11 @@ class Witness:
         self._recorded: set[tuple[Edge, int]] = set()
 
     # --- what is told
+
+    def accepted(self, node: str, accepted: Sequence[Accepted]) -> None:
+        for one in accepted:
+            at_home = one.version.origin.partition(".")[0] == node and not self.comings[node, one.item, one.version]
+            self.comings[node, one.item, one.version] += 2 if at_home else 1
 
     def crashed(self, node: str) -> None:
         self.crashes[node] += 1
@@ -124,6 +131,8 @@ class Witness:
         sender, to = edge
         allowed = 1 + self.crashes[sender] + self.failures[edge] + self.restarts[edge]
         allowed += self.answers[edge, item] + self.ahead[edge, item]
+        if self.excused:  # what a lost life left can beat a version that beats it in turn when it has come round
+            allowed += max(0, self.comings[sender, item, version] - 1)
         assert self.crossings[edge, item, version] <= allowed, f"{item} {version} goes from {edge} again without need"
         self._does_not_echo(edge, item, version)
         if incoming.value is not None:
@@ -337,6 +346,7 @@ class WatchedView:
         self._view.journal(collisions)
 
     def write(self, accepted: Sequence[Accepted]) -> None:
+        self._witness.accepted(self._node.code, accepted)
         for one in accepted:
             self.tokens.update(tokens_of(one.value))
         self._view.write(accepted)

@@ -40,3 +40,14 @@ def test_a_link_that_has_everything_again_says_so_after_a_restart_too() -> None:
     """The node died when the last session of a resync was whole; the end of it was told by a heartbeat alone, and that
     took the session, whole as it was, for one that was still coming. The fault stayed in `status`."""
     history(19311, lives=True, losses=True)
+
+
+def test_a_child_hears_that_its_version_stands_where_another_of_its_parent_has_beaten_it_there() -> None:
+    """A life that was lost had given an equal content another version. The child's succeeded the one and lost against
+    the other: parent and child stayed different."""
+    history(32705, lives=True, joins=True, losses=True)
+
+
+def test_a_version_that_was_beaten_and_has_come_round_goes_out_again() -> None:
+    """By way of a centre that had lost its database; who took the one that beat it has to hear of it."""
+    history(31658, lives=True)

@@ -11,6 +11,7 @@ from dispatcher.settling import (
     born_apart,
     from_the_future,
     has_seen,
+    has_seen_all,
     incoming_wins,
     merged_seen,
     relation,
@@ -124,3 +125,12 @@ def test_a_version_has_seen_itself_and_its_history() -> None:
     assert has_seen(version(9, "01.1"), {HERE: Stamp(5)}, version(4, HERE))
     assert not has_seen(version(9, "01.1"), {HERE: Stamp(5)}, version(6, HERE))
     assert not has_seen(version(9, "01.1"), {}, version(1, "02.1"))
+
+
+def test_a_successor_may_lack_what_the_local_version_has_beaten() -> None:
+    """The parent's version had won against another of equal content; the child succeeds it without having met that one,
+    which is on its way to it and, the parent's too, would beat it there."""
+    successor = version(9, "02.1"), {"01.1": Stamp(5)}
+    assert relation(local(5, "01.1", {"01.2": 5}), HERE, *successor) is Relation.SUCCESSOR
+    assert not has_seen_all(*successor, {"01.2": Stamp(5)})
+    assert has_seen_all(*successor, {"01.1": Stamp(5), "02.1": Stamp(8)})
