@@ -319,10 +319,11 @@ def _held(
             and not _same(item, texts.get(item), new, judge)
         ):
             held[item] = Waits(_two_births(item, new, here, judge.origin), apart=True, tells=(item,))
-    staying = _staying(incoming, local, relations, sender, judge)
+    matters = held or judge.waiting or judge.wary or judge.structure.unchecked
+    staying = _staying(incoming, local, relations, sender, judge) if matters else set()
     held |= _dangling({i: new for i, new in incoming.items() if i not in held}, local, staying, view, judge)
     if held or judge.waiting:
-        _hold_dependents(held, incoming, local, relations, view, judge)
+        _hold_dependents(held, incoming, local, staying, view, judge)
     if not reference_wins:
         held |= _still_referred(incoming, local, staying | held.keys(), view, judge)
     return held
@@ -335,18 +336,21 @@ def _staying(
     sender: str,
     judge: Judge,
 ) -> set[Item]:
-    """Items that will be after the message what they are here now: it brings nothing new of them, or loses. Asked for
-    only where references are looked at."""
-    if not (judge.wary or judge.structure.unchecked):
-        return set()
-    staying = {item for item in incoming if relations[item] is Relation.REPEAT}
-    for item, new in incoming.items():
-        version = local_version(local[item], judge.origin) if relations[item] is Relation.CONCURRENT else None
+    """Items that will be after the message what they are here now: it brings nothing new of them, or loses."""
+    from_parent = sender == judge.node.parent
+
+    def stays(item: Item, new: Incoming) -> bool:
+        if relations[item] is not Relation.CONCURRENT:
+            return relations[item] is Relation.REPEAT
+        if _apart(item, new, local[item], judge):
+            return local[item].exists
+        if item.type in judge.hooks.settles:
+            return from_parent
+        version = local_version(local[item], judge.origin)
         policy = judge.structure[item.type].collision
-        wins = version is None or incoming_wins(policy, version, new.version, from_parent=sender == judge.node.parent)
-        if not wins:
-            staying.add(item)
-    return staying
+        return version is not None and not incoming_wins(policy, version, new.version, from_parent=from_parent)
+
+    return {item for item, new in incoming.items() if stays(item, new)}
 
 
 def _dangling(
@@ -454,15 +458,17 @@ def _hold_dependents(
     held: dict[Item, Waits],
     incoming: Mapping[Item, Incoming],
     local: Mapping[Item, Local],
-    relations: Mapping[Item, Relation],
+    staying: set[Item],
     view: ReceivingView,
     judge: Judge,
 ) -> None:
-    """Holds what refers to an item that waits and is not here, or is another one here."""
+    """Holds what refers to an item that waits and is not here, or is another one here. Not what stays as it is: it
+    brings no reference, and who sent it has to hear what it lost against (a deletion, perhaps, of what others that wait
+    refer to)."""
     targets = {
         item: references_of(judge.structure[item.type], new.value, judge.structure) - {item}
         for item, new in incoming.items()
-        if new.value is not None and relations[item] is not Relation.REPEAT
+        if new.value is not None and item not in staying
     }
     parked = {one.item: one.apart for waiting in judge.waiting for one in waiting.items if one.item not in incoming}
     referred = {target for of_item in targets.values() for target in of_item if target in parked}

@@ -51,3 +51,9 @@ def test_a_child_hears_that_its_version_stands_where_another_of_its_parent_has_b
 def test_a_version_that_was_beaten_and_has_come_round_goes_out_again() -> None:
     """By way of a centre that had lost its database; who took the one that beat it has to hear of it."""
     history(31658, lives=True)
+
+
+def test_what_loses_does_not_wait_behind_what_refers_to_it() -> None:
+    """Of two that refer to each other one had been deleted here, and that deletion beat the change that came. Held
+    because the other waited, it was not settled: its sender never heard of the deletion, and both waited for ever."""
+    history(49943, joins=True, losses=True)
