@@ -187,7 +187,8 @@ class Delivery:
         except (UnavailableError, MessageError) as error:  # away, or a message that the bus does not take
             retry_s = self._leave_alone(node, started)
             self.unreachable[node] = error.text
-            event(log, logging.WARNING, "bus unavailable", to=node, retry_in_s=retry_s, error=error.text)
+            facts = {"to": node, "retry_in_s": retry_s, "error": error.text, "hint": error.hint}
+            event(log, logging.WARNING, "bus unavailable", **facts)
             return False
         with self._lock:
             for state in (self._failures, self._not_before, self.unreachable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -38,6 +38,17 @@ def buses(network: str) -> Iterator[tuple[KafkaBus, KafkaBus]]:
     yield sender, receiver
     sender.close()
     receiver.close()
+
+
+def _until_taken(bus: KafkaBus, letters: Sequence[Letter]) -> None:
+    """Brokers hear of a topic one after another."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return bus.publish("01", letters)
+        except UnavailableError:
+            if time.monotonic() > until:
+                raise
 
 
 def _records(topic: str, count: int) -> list[tuple[dict[str, bytes], bytes]]:
@@ -168,6 +179,25 @@ def test_a_topic_made_anew_is_a_gap(network: str, buses: tuple[KafkaBus, KafkaBu
 
     assert names(receive(later, "00", 2)) == names(session("00", "01", 1))
     assert "before the position 1000" in (later.gap("00") or "")
+    later.close()
+
+
+def test_a_topic_that_is_deleted_under_its_sender_is_made_anew(buses: tuple[KafkaBus, KafkaBus], network: str) -> None:
+    """Its receiver may be away for weeks: until that one came back nothing could be sent, and nobody was told."""
+    sender, receiver = buses
+    sender.publish("01", session("00", "01", 1))
+    receiver.close()
+    topic = topic_of(network, "01", "00")
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap()})
+    admin.delete_topics([topic])[topic].result()
+
+    with pytest.raises(UnavailableError, match=topic):
+        sender.publish("01", session("00", "01", 2))
+    _until_taken(sender, session("00", "01", 2))
+
+    later = KafkaBus(kafka_bootstrap(), network, "01", ["00"], TIMEOUT)
+    later.open({"00": None})
+    assert names(receive(later, "00", 2)) == names(session("00", "01", 2))
     later.close()
 
 

@@ -20,12 +20,12 @@ from dispatcher.ports import Backlog, Letter, Life
 from node.buses.kafka.encoding import NAME, decode
 from node.buses.kafka.inbox import Inbox, Record
 from node.buses.kafka.looking import last_life
-from node.buses.kafka.publishing import Publisher
+from node.buses.kafka.publishing import Publisher, TopicMissingError
 from node.buses.kafka.receiving import Receiver
 from node.buses.kafka.settings import KafkaSettings, reason_of
 from node.buses.kafka.topics import aside_topic_of, ensure, topic_of
 from node.buses.offers import Offers
-from schemas.errors import KodError, MessageError
+from schemas.errors import KodError, MessageError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,24 @@ class KafkaBus:
         return self._settings.payload_bytes_max
 
     def publish(self, to: str, letters: Sequence[Letter]) -> None:
-        self._publisher.publish(self._outgoing[to], letters)
+        topic = self._outgoing[to]
+        try:
+            self._publisher.publish(topic, letters)
+        except TopicMissingError as error:
+            if not self._made_anew(topic):
+                raise
+            raise UnavailableError(
+                error.text, hint="it has been made anew: what is to be sent is tried again"
+            ) from None
+
+    def _made_anew(self, topic: str) -> bool:
+        """Somebody deleted the topic under the running node, and its receiver may be away for long. What was in it
+        that one will miss, and ask for."""
+        try:
+            ensure(self._admin(), self._settings.bootstrap, [topic])
+        except KodError:  # the brokers are away, or do not let this node
+            return False
+        return True
 
     # --- receiving ---
 

@@ -28,6 +28,13 @@ GRACE_S = 5.0
 """Beyond `message.timeout.ms`, until an unreported message counts as lost."""
 
 
+_MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+
+
+class TopicMissingError(UnavailableError):
+    """There is no such topic any more."""
+
+
 class Delivery:
     """The delivery reports of one publish."""
 
@@ -87,8 +94,8 @@ class Publisher:
         self._lock = threading.Lock()
 
     def publish(self, topic: str, letters: Sequence[Letter], headers: Headers | None = None) -> None:
-        """Returns when every letter is acknowledged by all replicas in sync. Raises UnavailableError, or MessageError
-        for a letter that is too large, before any is sent."""
+        """Returns when every letter is acknowledged by all replicas in sync. Raises UnavailableError (TopicMissingError
+        where that is why), or MessageError for a letter that is too large, before any is sent."""
         for letter in letters:
             self._check_size(topic, letter)
         client = self._current()
@@ -160,8 +167,8 @@ class Publisher:
         text = f"kafka topic {topic}: {said}"
         if self._settings.last_error:
             text += f" ({self._settings.last_error})"
-        if error is not None and error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            return UnavailableError(text, hint=missing_hint(self._settings.bootstrap, topic))
+        if error is not None and error.code() in _MISSING:
+            return TopicMissingError(text, hint=missing_hint(self._settings.bootstrap, topic))
         if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return UnavailableError(text, hint=f"this node's principal needs Write and Describe on {topic}")
         return UnavailableError(text, hint="do the brokers run? what was not acknowledged is sent again")

@@ -70,8 +70,8 @@ def ensure(admin: AdminClient, bootstrap: str, topics: Iterable[str]) -> None:
 
 
 def missing_hint(bootstrap: str, topic: str) -> str:
-    """What makes a topic that was there once."""
-    return f"start the daemon again, or make the topic: {command(bootstrap, [_new_topic(topic, 1)])}"
+    """What makes a topic that was there once, and that this node may not make."""
+    return f"make the topic: {command(bootstrap, [_new_topic(topic, 1)])}"
 
 
 def command(bootstrap: str, topics: Sequence[NewTopic]) -> str:
