@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from dispatcher.events import event
 from dispatcher.ports import Bus, Life
 from node.databases import Database, Standing
-from schemas.errors import ConfigError, IdentityError, UnavailableError
+from schemas.errors import ConfigError, IdentityError, UnavailableError, file_error
 from schemas.network import Network
 from schemas.stamp import Stamp, digits, from_digits
 
@@ -65,7 +65,7 @@ class NodeFile:
             ) from None
 
     def write(self, note: Note) -> None:
-        """Durably, whole or not at all."""
+        """Durably, whole or not at all. Raises UnavailableError where the disk is full."""
         said = {
             "node": self._code,
             "incarnation": note.life.incarnation,
@@ -81,10 +81,8 @@ class NodeFile:
                 os.fsync(file.fileno())
             half.replace(self.path)
         except OSError as error:
-            raise ConfigError(
-                f"{self.path}: {error.strerror or error}",
-                hint="`state: FOLDER` in nodes.yaml names a folder that the daemon may write",
-            ) from None
+            hint = "`state: FOLDER` in nodes.yaml names a folder that the daemon may write"
+            raise file_error(self.path, error, hint=hint) from None
 
     def remove(self) -> None:
         with suppress(OSError):
@@ -116,8 +114,8 @@ def settle(database: Database, network: Network, code: str) -> None:
 
 
 def follow(database: Database, network: Network, code: str) -> None:
-    """Writes down how far the node has come, while it runs and when it ends. Raises IdentityError when somebody has
-    exchanged the database under it."""
+    """Writes down how far the node has come, while it runs and when it ends; a disk that is full keeps nobody from
+    working. Raises IdentityError when somebody has exchanged the database under it."""
     standing = database.standing()
     file = NodeFile(network, code)
     note = file.read()
@@ -125,7 +123,10 @@ def follow(database: Database, network: Network, code: str) -> None:
     if fault is not None:
         raise fault
     if note != (now := Note(standing.life, standing.place)):
-        file.write(now)
+        try:
+            file.write(now)
+        except UnavailableError as error:
+            event(log, logging.WARNING, "life not noted", error=error.text, hint=error.hint)
 
 
 def forget(database: Database, network: Network, code: str) -> None:

@@ -20,7 +20,7 @@ import orjson
 
 from schemas import package as words
 from schemas import xsd
-from schemas.errors import ConfigError
+from schemas.errors import file_error
 from schemas.network import Network
 from schemas.package import Package, PackageSection, PackageType, Property
 
@@ -57,7 +57,7 @@ def put_in_place(data: bytes, path: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             half.unlink()
-        raise ConfigError(f"{path}: {error.strerror or error}", hint="may this user write there?") from None
+        raise file_error(path, error, hint="may this user write there?") from None
 
 
 def _kept_in(network: Network) -> Path:

@@ -12,6 +12,7 @@ The text says what and where, the hint says what to do.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,15 @@ class RefusedError(MessageError):
 
 class FilterError(MessageError):
     """A record set by another filter than this node's: its sender is not upgraded yet, or this node is not."""
+
+
+def file_error(path: object, error: OSError, *, hint: str) -> KodError:
+    """Of a file that cannot be written: UnavailableError where that may be over in a while without anybody mending the
+    configuration (then whoever starts daemons tries again), else ConfigError with the hint."""
+    text = f"{path}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE):
+        return UnavailableError(text, hint="is the disk full, or not well?")
+    return ConfigError(text, hint=hint)
 
 
 class ConflictError(KodError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import tempfile
 import threading
@@ -17,7 +18,7 @@ from typing import Any, Literal
 from tests.chaos import trouble
 from tests.chaos.load import HALVES, SHARED, Application, Reader
 from tests.edge import retail
-from tests.edge.network import Node, TestNetwork
+from tests.edge.network import Daemon, Node, TestNetwork
 from tests.kafka_broker import private_broker
 from tests.servers import PostgresqlServer, own_postgresql_server
 
@@ -25,6 +26,9 @@ SIZE_MB = 200
 """Of the disk that gets full: databases, bus, logs and the nodes' files are on it."""
 REST_S = 240.0
 """A deadline is for what never comes."""
+
+UNAVAILABLE = 3
+"""How a daemon ends that cannot begin while its database, bus or disk is away."""
 
 
 class ChaosNetwork(TestNetwork):
@@ -47,6 +51,7 @@ class Round:
         self.counts: Counter[str] = Counter()
         self.missing: list[str] = []
         """Troubles that cannot be made here, and why."""
+        self._wrong: list[str] = []
         self._done = threading.Event()
 
     def play(self) -> Counter[str]:
@@ -139,7 +144,9 @@ class Round:
             if ended is None:
                 continue
             if ended != -signal.SIGKILL:
-                self.counts[f"daemons that ended by themselves (exit {ended})"] += 1
+                self.counts[f"daemons that ended by themselves (exit {ended}): {_last_word(daemon)}"] += 1
+                if ended != UNAVAILABLE:
+                    self._wrong.append(f"{code} ended with {ended}, and no service manager would start it again")
             with suppress(OSError):  # the log is on the disk that is full
                 network.start(code)
 
@@ -148,6 +155,7 @@ class Round:
     def _check(self, network: ChaosNetwork, applications: Sequence[Application], readers: Sequence[Reader]) -> None:
         failures = [f"{a.name}: {a.failure!r}" for a in applications if a.failure is not None]
         assert not failures, failures
+        assert not self._wrong, f"{self._wrong}\n{network.logs()}"
         started = time.monotonic()
         self._wait_until_at_rest(network)
         self.counts["seconds to rest"] = round(time.monotonic() - started)
@@ -207,6 +215,12 @@ class Round:
         assert not lost, f"committed, and neither there nor in a journal: {sorted(lost)}"
         self.counts["orders checked"] = sum(len(one.last) for one in applications)
         self.counts["shared changes checked"] = len(parents)
+
+
+def _last_word(daemon: Daemon) -> str:
+    """Why it ended, as it has said itself; without what is only this round's."""
+    said = [line for line in daemon.log.splitlines() if line and "Try: " not in line]
+    return re.sub(r"/\S*/|\d{4,}", "…", said[-1])[:120] if said else "nothing was said"
 
 
 def _journalled(network: ChaosNetwork, code: str) -> Iterator[dict[str, Any]]:

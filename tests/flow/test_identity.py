@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from dispatcher.ports import Life
 from node.databases import Standing
 from node.identity import NodeFile, Note, age_fault, next_life, place_fault
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, UnavailableError
 from schemas.network import Network
 from schemas.stamp import Stamp
 
@@ -30,6 +32,19 @@ def test_the_database_that_it_was_is_let_in() -> None:
 def test_a_new_node_is_let_in() -> None:
     assert age_fault(Standing(LIFE, HERE), None, "01") is None
     assert place_fault(Standing(LIFE, HERE), None, "retail", "01") is None
+
+
+def test_a_full_disk_is_no_fault_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service manager starts no daemon again whose configuration is wrong: one that began while the disk was full
+    would stay down when there is room again."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    file = NodeFile(Network("retail", "folder:x", {}, tmp_path / "nodes.yaml", state=tmp_path), "01")
+    with pytest.raises(UnavailableError, match="No space left"):
+        file.write(Note(LIFE, HERE))
 
 
 @pytest.mark.parametrize(
