@@ -11,7 +11,7 @@ those that refer to it; the others of its message go on. Whoever calls parks wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -303,7 +303,8 @@ def _held(
     *,
     reference_wins: bool,
 ) -> dict[Item, Waits]:
-    held: dict[Item, Waits] = _duplicates(incoming, relations, view, judge) if judge.wary else {}
+    staying = _staying(incoming, local, relations, sender, judge) if judge.wary else set()
+    held: dict[Item, Waits] = _duplicates(incoming, staying, view, judge) if judge.wary else {}
     for item, new in incoming.items():
         here = local.get(item)
         if relations[item] is Relation.REPEAT:
@@ -319,9 +320,9 @@ def _held(
             and not _same(item, texts.get(item), new, judge)
         ):
             held[item] = Waits(_two_births(item, new, here, judge.origin), apart=True, tells=(item,))
-    matters = held or judge.waiting or judge.wary or judge.structure.unchecked
-    staying = _staying(incoming, local, relations, sender, judge) if matters else set()
-    held |= _dangling({i: new for i, new in incoming.items() if i not in held}, local, staying, view, judge)
+    if not judge.wary and (held or judge.waiting or judge.structure.unchecked):
+        staying = _staying(incoming, local, relations, sender, judge)
+    held |= _dangling(incoming, local, staying, held.keys(), view, judge)
     if held or judge.waiting:
         _hold_dependents(held, incoming, local, staying, view, judge)
     if not reference_wins:
@@ -357,19 +358,20 @@ def _dangling(
     incoming: Mapping[Item, Incoming],
     local: Mapping[Item, Local],
     staying: set[Item],
+    held: Collection[Item],
     view: ReceivingView,
     judge: Judge,
 ) -> dict[Item, Waits]:
     """Items with a reference to what is not here and does not come with them: where the database does not see to it,
-    or has refused the message for it."""
+    or has refused the message for it. What refers to an item that is held waits for that one (`_hold_dependents`)."""
     structure = judge.structure
     targets: dict[Item, frozenset[Item]] = {}
     for item, new in incoming.items():
-        if new.value is None or item in staying or not (judge.wary or item.type in structure.unchecked):
+        if new.value is None or item in staying or item in held or not (judge.wary or item.type in structure.unchecked):
             continue
         item_type = structure[item.type]
         references = item_type.controlled if judge.wary else item_type.unchecked
-        targets[item] = among(item_type, references, new.value, structure) - {item}
+        targets[item] = among(item_type, references, new.value, structure) - {item, *held}
     asked = {target for of_item in targets.values() for target in of_item}
     if not asked:
         return {}
@@ -378,13 +380,13 @@ def _dangling(
         exists = target in local and local[target].exists
         if exists if target in staying else incoming[target].value is not None:
             here.add(target)
-    held = {}
-    for item, of_item in targets.items():
-        missing = sorted(of_item - here)
-        if missing:
-            tells = [target for target in missing if target not in incoming and target.type not in judge.limited]
-            held[item] = Waits(_leads_nowhere(item, missing), tells=tells, together=True)
-    return held
+    missing = {item: sorted(of_item - here) for item, of_item in targets.items() if not of_item <= here}
+    beyond = {t for of_item in missing.values() for t in of_item if t not in incoming and t.type not in judge.limited}
+    gone = {t for t, there in view.lock(sorted(beyond)).items() if not there.exists} if beyond else set()
+    return {
+        item: Waits(_leads_nowhere(item, of_item), tells=[t for t in of_item if t in gone], together=True)
+        for item, of_item in missing.items()
+    }
 
 
 def _still_referred(
@@ -412,17 +414,13 @@ def _still_referred(
 
 
 def _duplicates(
-    incoming: Mapping[Item, Incoming], relations: Mapping[Item, Relation], view: ReceivingView, judge: Judge
+    incoming: Mapping[Item, Incoming], staying: set[Item], view: ReceivingView, judge: Judge
 ) -> dict[Item, Waits]:
-    """Items with a unique value that an item beyond the message has."""
-    values = {
-        item: new.value
-        for item, new in incoming.items()
-        if new.value is not None and relations[item] is not Relation.REPEAT
-    }
+    """Items with a unique value that an item has of which the message brings nothing new."""
+    values = {item: new.value for item, new in incoming.items() if new.value is not None and item not in staying}
     held = {}
     for item, clashes in view.taken(values).items():
-        others = [clash for clash in clashes if clash.by not in incoming]
+        others = [clash for clash in clashes if clash.by not in incoming or clash.by in staying]
         if others:
             tells = [clash.by for clash in others if clash.by.type not in judge.limited]
             held[item] = Waits(_duplicate(item, others), tells=tells)

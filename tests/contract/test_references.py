@@ -10,7 +10,7 @@ import pytest
 
 from schemas.network import TypeSettings
 from serializers.keys import Item
-from tests.contract.store_world import EXCHANGE, StoreWorld
+from tests.contract.store_world import CUSTOMER, EXCHANGE, StoreWorld
 from tests.contract.tree import Tree
 
 GOOD, PART, NOTE = "Catalog.Good", "Catalog.Part", "Catalog.Note"
@@ -185,3 +185,41 @@ def test_a_clash_of_unique_values_in_sections_parks_the_item_alone(tree: Tree) -
     tree.receive()
     assert child.execute(NOTES) == [("1",), ("2",), ("mine",)]
     assert waiting(child) == []
+
+
+def test_what_refers_to_an_item_that_waits_for_a_unique_value_waits_behind_it(tree: Tree) -> None:
+    """The item was never here: to tell its node that it is gone made a deletion of 1970 and a collision everywhere, and
+    hid at the other end what was wrong."""
+    head, child = tree.world, tree.children["01"]
+    child.execute("INSERT INTO customers (customer_id, nick) VALUES ('mine', 'n')")
+    with head.transaction() as application:
+        application.execute("INSERT INTO customers (customer_id, nick) VALUES ('A', 'n')")
+        application.execute("INSERT INTO customers (customer_id, boss) VALUES ('B', 'A')")
+    carry(tree)
+    assert sorted(map(sorted, waiting(child))) == [[Item(CUSTOMER, '["A"]')], [Item(CUSTOMER, '["mine"]')]]
+    answers, back = tree.child_sender("01"), tree.parent_receiver()
+    while answers.step():
+        pass
+    while back.step():
+        pass
+    (parked,) = head.store.parked()
+    assert f'{CUSTOMER} ["mine"]: nick is the same as that of {CUSTOMER} ["A"]' in parked.reason
+    assert head.database.collisions() == []
+    back.close()
+
+
+def test_a_unique_value_is_taken_by_an_item_that_comes_too_and_loses(tree: Tree) -> None:
+    """It keeps the value that it has here: the one that wants it waits alone, not the whole message."""
+    head, child = tree.world, tree.children["01"]
+    head.execute("INSERT INTO customers (customer_id, nick) VALUES ('A', 'a')")
+    carry(tree)
+    with head.transaction() as application:
+        application.execute("UPDATE customers SET name = 'older'")
+        application.execute("INSERT INTO customers (customer_id, nick) VALUES ('B', 'n'), ('C', 'c')")
+    tree.send()
+    child.execute("UPDATE customers SET nick = 'n'")
+    tree.receive()
+    assert child.execute("SELECT customer_id, nick FROM customers ORDER BY 1") == [("A", "n"), ("C", "c")]
+    (parked,) = child.store.parked()
+    assert f'{CUSTOMER} ["B"]: nick is the same as that of {CUSTOMER} ["A"]' in parked.reason
+    assert len(child.database.collisions()) == 1
