@@ -96,7 +96,7 @@ def admit(database: Database, bus: Bus, network: Network, code: str, now: Stamp,
     file = NodeFile(network, code)
     note = file.read()
     if copy:
-        _begin_as_copy(database, standing, note, network, now)
+        _begin_as_copy(database, standing, note, network, code, now)
     else:
         fault = age_fault(standing, note, code) or (None if moved else place_fault(standing, note, network.name, code))
         fault = fault or _bus_fault(standing, bus, network, code)
@@ -164,16 +164,18 @@ def _older(standing: Standing, life: Life, who: str, code: str) -> IdentityError
     if life.incarnation != standing.life.incarnation:
         text += f" of incarnation {life.incarnation}"
     return IdentityError(
-        text, hint=f"kod recover --node {code}, if it was restored from a backup; if it is a copy for a test, {_COPY}"
+        text,
+        hint=f"kod recover --node {code}, if it was restored from a backup; {_if_copy('it', code)}",
     )
 
 
-_COPY = "give nodes.yaml another `network:`, then `kod run --copy`"
+def _if_copy(what: str, code: str) -> str:
+    return f"if {what} is a copy for a test, give nodes.yaml another `network:`, then `kod run --node {code} --copy`"
 
 
 def place_fault(standing: Standing, note: Note | None, network: str, code: str) -> IdentityError | None:
     """The database is not where it was, or not of the network that it was of."""
-    hint = f"`kod run --node {code} --moved`, if the node itself is here now; if this is a copy for a test, {_COPY}"
+    hint = f"`kod run --node {code} --moved`, if the node itself is here now; {_if_copy('this', code)}"
     if standing.network not in (None, network):
         return IdentityError(
             f"node {code}'s database is of the network {standing.network}, nodes.yaml of the network {network}",
@@ -223,13 +225,16 @@ def begin_again(
     return life
 
 
-def _begin_as_copy(database: Database, standing: Standing, note: Note | None, network: Network, now: Stamp) -> None:
+def _begin_as_copy(
+    database: Database, standing: Standing, note: Note | None, network: Network, code: str, now: Stamp
+) -> None:
     """A life of its own, in a network of its own: neighbours of the live node never hear of it."""
     if standing.network in (None, network.name):
         lives = f"the live node's network, {network.name}" if standing.network else "no network yet"
         raise IdentityError(
             f"a copy would take the live node's messages: this database is of {lives}",
-            hint="another `network:` in the copy's nodes.yaml (it names topics and folders), then `kod run --copy`",
+            hint="another `network:` in the copy's nodes.yaml (it names topics and folders), "
+            f"then `kod run --node {code} --copy`",
         )
     known = [standing.life, *([note.life] if note else [])]
     database.begin_life(next_life(known, now, _CHANCE), links=False)
