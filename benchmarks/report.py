@@ -216,6 +216,7 @@ def _growth(growths: Sequence[Growth]) -> Table | None:
     ):
         table.add_column(heading, justify="right")
     table.add_column("the writer's own", justify="right")
+    table.add_column("a bare UPDATE", justify="right")
     for growth in growths:
         target = f"≤ {growth.most:g}" if not growth.least else f"{growth.least:g} to {growth.most:g}"
         table.add_row(
@@ -229,6 +230,7 @@ def _growth(growths: Sequence[Growth]) -> Table | None:
             f"{growth.ratio:.2f} ({growth.lower:.2f} to {growth.upper:.2f})",
             f"{target} {_verdict(growth.reached)}",
             "" if growth.application is None else f"× {growth.application:.2f}",
+            "" if growth.bare is None else f"× {growth.bare:.2f}",
         )
     return table
 

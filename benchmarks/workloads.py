@@ -5,6 +5,7 @@ Rows are made by the server from their numbers, so that both rivals get the same
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 LINES = 5
@@ -32,13 +33,14 @@ class Backlog:
     """What both databases have before; it travels the rival's own way, outside the measurement."""
 
 
-def customers(count: int, portion: int = 1000) -> str:
+def customers(count: int, portion: int = 1000, key: Callable[[str], str] | None = None) -> str:
+    """`key`: SQL for the key of the customer with this number; by default at random."""
     return _in_portions(
         count,
         portion,
         f"""
         INSERT INTO customers
-        SELECT {customer_id("n")}, 'C' || lpad(n::text, 7, '0'), 'Customer number ' || n,
+        SELECT {(key or customer_id)("n")}, 'C' || lpad(n::text, 7, '0'), 'Customer number ' || n,
                lpad((n * 7919)::text, 10, '0'),
                jsonb_build_object('city', 'City ' || n % 500, 'street', 'Street ' || n % 3000, 'house', n % 200,
                                   'postcode', lpad((n % 1000000)::text, 6, '0')),

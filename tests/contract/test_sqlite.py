@@ -224,3 +224,31 @@ def test_uninstall_does_not_fail_where_the_application_has_the_file_open(node: S
     node.execute("COMMIT")
     assert not [name for _, name in node.objects() if name.startswith("kod")]
     assert journal_mode(node) == "wal"
+
+
+# --- growth ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_statement_of_a_portion_walks_the_register(node: StoreWorld) -> None:
+    """SQLite without statistics takes the primary key for a partial index: each portion walked all items of the type,
+    and took the longer the more there were."""
+    installed(node, "CREATE TABLE things (id INTEGER PRIMARY KEY, code TEXT, other INTEGER REFERENCES things)")
+    connection = node.store._writer  # type: ignore[attr-defined]
+    statements: set[str] = set()
+    connection.set_trace_callback(statements.add)
+    node.execute("INSERT INTO things VALUES (1, 'a', NULL), (2, 'b', 1)")
+    for _ in range(2):
+        with node.store.sending() as view:
+            view.fold()
+            changes = view.portion(0, 100)
+            items = [change.item for change in changes]
+            assert len(list(view.contents(items))) == 2
+            assert view.ties(items, after=0, node="01", limited=frozenset())
+        node.serve("01", "02")
+        node.execute("UPDATE things SET code = 'c'")
+    connection.set_trace_callback(None)
+    of_register = [sql for sql in statements if "kod_register" in sql and not sql.startswith("--")]
+    plans = [(step, sql) for sql in of_register for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    walking = ("SCAN kod_register", "SCAN g", "USING PRIMARY KEY (type=?)")
+    assert len(plans) > len(of_register)
+    assert [sql for step, sql in plans if any(walk in step for walk in walking)] == []

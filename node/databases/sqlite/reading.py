@@ -213,8 +213,11 @@ class Reading:
     def _with_kept(self, type_name: str, items: Sequence[Item], found: dict[Item, bytes]) -> dict[Item, bytes | None]:
         """Adds what arrived and has no column here, so that nothing is cut on its way through this node."""
         type_id = self._type_ids.get(type_name, -1)
+        # by itself SQLite takes the primary key, and walks all items of the type
         (any_kept,) = self._connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM kod_register WHERE type = ? AND kept IS NOT NULL)", (type_id,)
+            "SELECT EXISTS (SELECT 1 FROM kod_register INDEXED BY kod_register_kept"
+            " WHERE type = ? AND kept IS NOT NULL)",
+            (type_id,),
         ).fetchone()
         if any_kept:
             rows = self._connection.execute(
