@@ -396,6 +396,8 @@ class SimNode:
     def step_on(self, what: str) -> bool:
         if not self.up:
             self.start()
+        if what == "start":
+            return True
         if what == "send":
             for link in self.receiver.links.values():
                 if link.answers:
@@ -407,8 +409,8 @@ class SimNode:
         return self.receiver.step()
 
     def ask_heartbeat(self) -> None:
-        if not self.up:
-            self.start()
+        while not self.up:
+            self.step("start")
         self.sender.ask_heartbeat()
 
     def close(self) -> None:
