@@ -4,6 +4,8 @@
                                a cursor walks what has a mark up to that one, by stamps downwards
     rights grow, or somebody asks (`kod history`)  ->  one more cursor, over what the neighbour is not known to have
 
+    rows are stamped while links are there  ->  in each turn the freshest of them get marks, and go to all like changes
+
 Each portion is a small session of its own in the addressee's one sequence; the cursor moves when it is recorded (T2).
 Deletions are a second pass, from old to fresh, so that they overtake nothing that frees what they delete.
 

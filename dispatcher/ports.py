@@ -410,6 +410,11 @@ class SendingView(Protocol):
         reached, or reached since it began), and what is known: sent ahead, received from there, held (`limited`)."""
         ...
 
+    def mark_stamped(self, items_max: int) -> int:
+        """Gives the freshest of the rows that were stamped while links were there the next marks; how many. Until
+        then nobody is known to have them, and no cursor brings them; what a reference draws gets its mark at once."""
+        ...
+
     def owners(self, items: Sequence[Item]) -> Mapping[Item, Item | None]:
         """The owner of each dependent item that exists; None where the owner's columns are null."""
         ...
@@ -730,6 +735,10 @@ class Figures:
     package: str | None = None
     """The fingerprint of the package with which a daemon ran here last; None before the first."""
     hooks: HookFigures = HookFigures()
+    stamped_waiting: int = 0
+    """Rows that were stamped while links were there, and wait for their marks; part of `items_waiting`."""
+    stamped_next: Stamp | None = None
+    """The stamp of the next of them."""
 
 
 class Store(Protocol):
@@ -814,6 +823,10 @@ class Store(Protocol):
 
     def histories(self) -> Sequence[History]:
         """The open cursors, in the order in which they were added. Cheap when there are none."""
+        ...
+
+    def stamped_wait(self) -> bool:
+        """Whether rows that were stamped while links were there wait for their marks. Cheap."""
         ...
 
     def history_done(self, history_id: int) -> None:

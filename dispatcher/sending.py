@@ -198,6 +198,10 @@ class Sender:
         self.turns = history.Turns()
         self._history_waits = True
         """There may be open history cursors."""
+        self._stamped = range(0)
+        """The marks that rows got last that were stamped while links were there."""
+        self._sends_live = False
+        """The step sends more than those."""
         self._busy = False
         """The last step sent something: there is more by now, most likely, and the next fold sees it unasked."""
         self._unsettled = True
@@ -263,8 +267,11 @@ class Sender:
             return self._still_step()
         if self.streams_max == 0 and not self._drain_asked:
             return False
+        self._sends_live = False
         moved = self._live_step() if self.streams_max else False
-        return self._drain_step() or moved if self._drain_asked else self._history_step(live=moved) or moved
+        if self._drain_asked:
+            return self._drain_step() or moved
+        return self._history_step(live=self._sends_live) or moved
 
     def _drain_step(self) -> bool:
         """Notes how far there is anything to be sent; stands still once all of that is acknowledged. What changes
@@ -326,10 +333,13 @@ class Sender:
         if self._again:
             self._look_again([plan.of(link) for link in links])
             links = self._links()
+        begun = self.clock.now()
         for front in self._fronts(links, plan):
             started = self.clock.now()
             parcels = self._prepare(partial(self._prepare_in, front=front))
             self._busy |= self.delivery.hand_over(parcels, plan, started)
+        if self._busy and not self._sends_live:  # rows that were stamped: history's turn
+            self.turns.went(self.clock.now(), self.clock.now() - begun)
         moved |= self._busy
         self._unsettled |= moved and bool(self._catching_up)  # who has caught up by now is told so
         return moved or self._again
@@ -361,10 +371,10 @@ class Sender:
         if not self._history_waits or not self.turns.may_go(self.clock.now(), live=live):
             return False
         plan = self.delivery.plan()
-        cursors = self.store.histories()
-        self._history_waits = bool(cursors)
-        links = {link.node: link for link in self._links() if not link.restart} if cursors else {}
-        moved = False
+        cursors, stamped_wait = self.store.histories(), self.store.stamped_wait()
+        self._history_waits = bool(cursors) or stamped_wait
+        links = {link.node: link for link in self._links() if not link.restart} if self._history_waits else {}
+        moved = stamped_wait and self._mark_stamped([plan.of(link) for link in links.values()], plan)
         for recorded in self.turns.next(cursors, [node for node in links if node not in plan.busy]):
             if recorded.phase is HistoryPhase.BOTTOM:
                 moved |= self._end_history(recorded, links[recorded.node])
@@ -381,6 +391,26 @@ class Sender:
         for node in plan.busy & {cursor.node for cursor in cursors}:
             self.delivery.wait_for(node)
         return moved
+
+    def _mark_stamped(self, links: Sequence[Outgoing], plan: Plan) -> bool:
+        """Rows that were stamped while links were there go like live changes, a portion at a time: the next once all
+        who can be reached have got the last, so that no live change waits behind more than one."""
+        served = [link for link in links if link.node not in self.delivery.unreachable]
+        behind = [link for link in served if link.position < self._stamped.stop - 1]
+        for link in behind:
+            if link.node in plan.busy:
+                self.delivery.wait_for(link.node)
+        if behind or not served:
+            return False
+        items_max = self.turns.items_max(self.clock.now(), self.settings.portion_items_max)
+        self._stamped = self._in_transaction(lambda view: self._mark_stamped_in(view, items_max))
+        self._unsettled = True  # what was marked is live changes' business
+        return bool(self._stamped)
+
+    def _mark_stamped_in(self, view: SendingView, items_max: int) -> range:
+        self._again |= view.fold().again
+        marked = view.mark_stamped(items_max)
+        return range(view.top() + 1 - marked, view.top() + 1)
 
     def _end_history(self, cursor: History, link: Outgoing) -> bool:
         if link.position < (cursor.bottom or 0):
@@ -495,6 +525,7 @@ class Sender:
     def _prepare_in(self, view: SendingView, front: Front) -> Prepared:
         self._again |= view.fold(then=(front.position, self.settings.portion_items_max)).again
         portion = self._select(view, front)
+        self._sends_live |= any(change.mark not in self._stamped for change in portion.changes)
         going = self._review(view, portion.changes, front.nodes)
         texts, portion = self._read(view, portion, going)
         loads = self._load(view, front, portion, going, texts)

@@ -334,8 +334,8 @@ class _Moving:
             return True
         if neighbour is None or story.source == neighbour:
             return False
-        if neighbour in self.histories[number] and story.stamp is not None:
-            return True
+        if (neighbour in self.histories[number] and story.stamp is not None) or story.mark < -1:
+            return True  # it goes by history, or since it was stamped
         return story.mark > int(self.positions[number].get(neighbour, {}).get("position") or 0)
 
     @property

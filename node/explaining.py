@@ -232,6 +232,8 @@ def _state(code: str, neighbour: str, story: Story, figures: Figures, *, goes: b
     went = _went(code, neighbour, story)
     if neighbour in story.ahead_of:
         return f"was sent ahead of its turn{went}"
+    if story.mark < -1:
+        return "was there before КОД, and waits for its turn since it was stamped: from fresh to old (kod status)"
     if story.mark > position:
         return f"waits to be sent: its mark is {story.mark}, the link has been served up to {position}"
     return _by_history(neighbour, story, figures, position) or (f"sent{went}" if went else _sent_long_ago(story))

@@ -462,8 +462,8 @@ class Service:
         self._purging.step({sender: link.confirmed for sender, link in self.receiver.links.items()})
 
     def _look_for_history(self) -> None:
-        """`kod history` may have queued some."""
-        if self.store.histories():
+        """`kod history` may have queued some, or `kod install` stamped rows."""
+        if self.store.histories() or self.store.stamped_wait():
             self.sender.look_for_history()
 
     def _check_triggers(self) -> None:

@@ -104,6 +104,17 @@ def describe(
         "draining": figures.draining,
         "held": {"items": figures.hooks.held, "reason": figures.hooks.held_reason},
         "deferred": _deferred(figures.hooks, now_ms),
+        "stamped": _stamped(figures),
+    }
+
+
+def _stamped(figures: Figures) -> dict[str, Any]:
+    """Rows that were stamped while links were there, from fresh to old: how many wait for their turn, and what has
+    had it."""
+    following = figures.stamped_next
+    return {
+        "waiting": figures.stamped_waiting,
+        "everything_since": None if following is None else digits(Stamp(following + 1)),
     }
 
 

@@ -98,12 +98,15 @@ def _of_hooks(facts: dict[str, Any]) -> dict[str, str]:
 
 def _print_node(facts: dict[str, Any]) -> None:
     session = facts["last_session"]
-    apart = ("links", "last_session", "held", "deferred")
+    apart = ("links", "last_session", "held", "deferred", "stamped")
     said = {name.replace("_", " "): v for name, v in facts.items() if name not in apart}
     if session:
         size = f"messages {session['messages']}, items {session['items']}, took {session['took_ms']} ms"
         said["last session"] = f"{session['stamp']}  {size}"
     said |= _of_hooks(facts)
+    if waiting := facts["stamped"]["waiting"]:
+        since = facts["stamped"]["everything_since"]
+        said["stamped"] = f"{waiting} rows that were there go from fresh to old; those since {since} are under way"
     print_facts(said)
     click.echo()
     columns = (

@@ -13,6 +13,7 @@
     dangling     (shared) references that lead nowhere
     hooked       (shared) dispatcher.ports.Hooked; in each folder, the way of its statements to the server
     naming       names under which all nodes know rows that each has under a key of its own
+    stamped      (shared) marks of rows that are stamped while links are there
     parked       (shared) what is kept of a parked message beside its bytes
     database     Database: what install, check, status and the other commands need
     address      (shared) a database's URL

@@ -293,6 +293,8 @@ def test_existing_rows_are_stamped_on_demand(worlds: Callable[[str], StoreWorld]
     stamped = world.database.stamp_existing(structure, lambda *args: told.append(args), 2)
     assert stamped == 6
     assert told[-1][1] == told[-1][2]
+    with world.store.sending() as view:
+        assert view.mark_stamped(100) == 6
     changes = {c.item: c for c in world.changes()}
     assert set(changes) == {
         ALICE,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dispatcher.ports import Change, History, HistoryPhase, Outgoing, Passed, Sent
 from schemas.stamp import Stamp
 from serializers.keys import Item
 from serializers.message import Version
 from tests.contract.store_world import CUSTOMER, FILE, ORDER, StoreWorld
+from tests.contract.tree import Tree
 
 ALICE, BOB, CAROL = (Item(CUSTOMER, f'["{name}"]') for name in "ABC")
 
@@ -226,3 +229,130 @@ def test_what_waits_for_history_is_counted_as_waiting(world: StoreWorld) -> None
     assert lacking(world, "03") == []
     world.store.history_done(cursor(world, "03").id)
     assert world.database.figures().items_waiting == 0
+
+
+# --- rows that are stamped while links are there
+
+
+def stamped(worlds: Callable[[str], StoreWorld], **stamps: int) -> StoreWorld:
+    """Customers that were there before links were, and got their stamps after."""
+    world = worlds("00")
+    world.execute(*(f"INSERT INTO customers (customer_id) VALUES ('{key}')" for key in stamps))
+    world.install()
+    world.start("01", "02")
+    dates = {CUSTOMER: [(f'["{key}"]', Stamp(stamp)) for key, stamp in stamps.items()]}
+    assert world.database.stamp_existing(world.structure(), lambda *_: None, 2, dates) == len(stamps)
+    return world
+
+
+def mark_stamped(world: StoreWorld, items_max: int = 100) -> list[Item]:
+    """What goes to the links by that."""
+    with world.store.sending() as view:
+        view.fold()
+        marked = view.mark_stamped(items_max)
+    items = [change.item for change in world.changes()]
+    assert len(items) == marked
+    return items
+
+
+def test_rows_stamped_while_links_are_there_wait_for_their_turn_from_fresh_to_old(
+    worlds: Callable[[str], StoreWorld],
+) -> None:
+    """A million of them would go ahead of every live change, the oldest first."""
+    world = stamped(worlds, A=5, B=7, C=6)
+    assert world.changed() == set()
+    figures = world.database.figures()
+    assert (figures.items_waiting, figures.stamped_waiting, figures.stamped_next) == (3, 3, 7)
+    assert world.store.stamped_wait()
+    assert mark_stamped(world, 2) == [BOB, CAROL]
+    world.serve("01", "02")
+    figures = world.database.figures()
+    assert (figures.items_waiting, figures.stamped_waiting, figures.stamped_next) == (1, 1, 5)
+    assert mark_stamped(world) == [ALICE]
+    assert not world.store.stamped_wait()
+    assert mark_stamped(world) == []
+
+
+def test_a_change_of_a_row_that_waits_since_it_was_stamped_goes_at_once_and_once(
+    worlds: Callable[[str], StoreWorld],
+) -> None:
+    """A version crosses an edge once."""
+    world = stamped(worlds, A=5, B=7)
+    world.execute("UPDATE customers SET name = 'x' WHERE customer_id = 'A'")
+    assert world.changed() == {ALICE}
+    assert mark_stamped(world) == [BOB]
+    world.execute("DELETE FROM customers WHERE customer_id = 'B'")
+    assert [change.gone for change in world.changes()] == [True]
+
+
+def test_a_reference_draws_a_row_that_waits_since_it_was_stamped_which_then_has_its_turn(
+    worlds: Callable[[str], StoreWorld],
+) -> None:
+    """The order would arrive without its customer; and he would go once more in his own turn."""
+    world = stamped(worlds, A=5, B=7)
+    world.execute("INSERT INTO orders (order_id, customer_id) VALUES (1, 'A')")
+    (order,) = world.changes()
+    with world.store.sending() as view:
+        (tie,) = view.ties([order.item], after=order.mark, node="01", limited=frozenset())
+        assert (tie.target.item, tie.target.version.stamp, tie.target.mark) == (ALICE, 5, view.top())
+        (again,) = view.ties([order.item], after=order.mark, node="02", limited=frozenset())
+        assert again == tie
+        assert view.ties([order.item], after=view.top(), node="01", limited=frozenset()) == []
+    world.store.record_sent([Sent("01", order.mark, None, ahead=[tie.target])])
+    (going,) = world.changes()
+    with world.store.sending() as view:
+        assert view.ahead("01", [going]) == {ALICE}
+    assert mark_stamped(world) == [BOB]
+
+
+def test_no_history_brings_what_waits_since_it_was_stamped(worlds: Callable[[str], StoreWorld]) -> None:
+    """It goes to a new neighbour with the others, once; until then it must be drawn, also where a cursor has passed."""
+    world = stamped(worlds, A=5, B=7)
+    world.execute("INSERT INTO customers (customer_id) VALUES ('C')")
+    world.serve("01", "02")
+    joined_by(world, "03")
+    with world.store.sending() as view:
+        assert view.lacking(link(world, "03"), [ALICE]) == []
+    assert lacking(world, "03") == [CAROL]
+    world.execute("INSERT INTO orders (order_id, customer_id) VALUES (1, 'A')")
+    with world.store.sending() as view:
+        view.fold()
+        joined = link(world, "03").joined
+        (tie,) = view.ties([Item(ORDER, "[1]")], after=view.top(), node="03", limited=frozenset(), joined=joined)
+    assert tie.target.item == ALICE
+    world.position = link(world, "03").position
+    assert world.changed() == {Item(ORDER, "[1]"), ALICE}
+    assert mark_stamped(world) == [BOB]
+
+
+def test_what_is_stamped_goes_behind_live_changes_to_who_can_be_reached(worlds: Callable[[str], StoreWorld]) -> None:
+    """A portion at a time, from fresh to old, once to each; a neighbour that is away delays it for nobody."""
+
+    def make(code: str) -> StoreWorld:
+        world = worlds(code)
+        if code == "00":
+            world.execute(*(f"INSERT INTO customers (customer_id) VALUES ('{n}')" for n in range(6)))
+        return world
+
+    tree = Tree(make, children=["01", "02"], receiving=["01"], portion_items_max=2)
+    tree.network.unreachable.add(("00", "02"))
+    tree.send()
+    dates = {CUSTOMER: [(f'["{n}"]', Stamp(n)) for n in range(6)]}
+    tree.world.database.stamp_existing(tree.structure, lambda *_: None, 100, dates)
+    tree.sender.look_for_history()
+    assert tree.sender.step()
+    tree.world.execute("INSERT INTO customers (customer_id) VALUES ('live')")
+    while len(tree.sent("01")) < 3:
+        assert tree.sender.step()
+    tree.send()
+    assert list(tree.sent("01")) == [Item(CUSTOMER, f'["{key}"]') for key in ("5", "4", "live", "3", "2", "1", "0")]
+    assert set(tree.sent("01").values()) == {1}
+    assert not tree.sent("02")
+    tree.receive()
+    assert tree.children["01"].execute("SELECT count(*) FROM customers") == [(7,)]
+
+    tree.network.unreachable.clear()
+    tree.clock.ahead_ms += 60_000
+    tree.send()
+    assert tree.sent("02") == tree.sent("01")
+    tree.close()

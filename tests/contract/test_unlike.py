@@ -232,4 +232,6 @@ def test_rows_of_a_view_that_were_there_before_are_stamped(clients: StoreWorld) 
     clients.execute("UPDATE partners SET note = 'x' WHERE id = 'S'")
     assert [(c.item.key, c.gone) for c in clients.changes()] == [('["B"]', True)]
     assert clients.database.stamp_existing(clients.structure(), lambda *_: None, 10) == 1
+    with clients.store.sending() as view:
+        assert view.mark_stamped(10) == 1
     assert clients.changed() == {ANNA}

@@ -8,6 +8,7 @@ from dispatcher.ports import LINK_FIGURES, Figures
 from node.databases.mariadb import history
 from node.databases.mariadb.connection import Connection
 from node.databases.mariadb.hooked import hook_tables
+from node.databases.stamped import WAITS, stamp_of
 from schemas.stamp import Stamp, digits
 
 # What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
@@ -34,8 +35,11 @@ def figures(connection: Connection) -> Figures:
         " (SELECT fingerprint FROM kod_packages ORDER BY since DESC LIMIT 1) FROM kod_node"
     )
     waiting, oldest = connection.one(_WAITING)
+    stamped, lowest = connection.one(
+        f"SELECT COUNT(*), MIN(mark) FROM kod_register FORCE INDEX (by_mark) WHERE {WAITS}"
+    )
     cursors = history.histories(connection, ended=True)
-    waiting += sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
+    waiting += stamped + sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
     last_session = orjson.loads(facts) if facts else None
     if last_session:
         last_session["stamp"] = digits(Stamp(last_session["stamp"]))
@@ -64,4 +68,6 @@ def figures(connection: Connection) -> Figures:
         draining=draining,
         package=package,
         hooks=hook_tables(connection, {}).figures(),
+        stamped_waiting=stamped,
+        stamped_next=stamp_of(lowest),
     )

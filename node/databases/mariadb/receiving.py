@@ -217,6 +217,7 @@ class MariadbReceivingView:
             self._connection.run(
                 "INSERT INTO kod_pending (node, type, item_key, mark)"
                 " SELECT %s, g.type, g.item_key, g.mark FROM kod_register g WHERE g.type = %s AND g.item_key = %s"
+                " AND g.mark > -2"
                 # its turn may be over, and not recorded yet: of what does not go everywhere it went by without the node
                 " AND (%s OR NOT (g.mark > (SELECT position FROM kod_outgoing WHERE node = %s)"
                 " AND NOT g.source <=> %s))"

@@ -359,7 +359,7 @@ LAST = 2**63 - 1
 def lacks(link: Outgoing, type_ids: Mapping[str, int]) -> tuple[str, list[Any]]:
     """SQL, and what it binds, of what a node lacks: it was looked at before (else its own turn comes, or
     history comes to it), and the node is not known to hold it."""
-    condition = """NOT g.gone AND g.mark <= %s AND NOT g.source <=> %s
+    condition = """NOT g.gone AND g.mark > -2 AND g.mark <= %s AND NOT g.source <=> %s
         AND NOT EXISTS (SELECT 1 FROM kod_presence p WHERE p.type = g.type AND p.item_key = g.item_key AND p.node = %s
             AND p.since <= %s)
         AND NOT EXISTS (SELECT 1 FROM kod_pending p WHERE p.type = g.type AND p.item_key = g.item_key

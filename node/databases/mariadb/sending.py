@@ -29,6 +29,7 @@ from node.databases.mariadb.hooked import hook_tables
 from node.databases.mariadb.lexical import Form, key_array_sql, literal, quoted
 from node.databases.mariadb.reading import REGISTERED, Reading, TypeReading, by_type, referring_values
 from node.databases.mariadb.reflection import quoted_table
+from node.databases.stamped import WAITS, waits
 from node.databases.turns import turn_sql
 from node.databases.type_names import TypeNames
 from node.databases.ways import WayTables
@@ -45,9 +46,11 @@ _NOT_KNOWN = f"""NOT (g.mark BETWEEN {{since}} AND {{after}} OR COALESCE(g.known
 _NOT_HELD = """NOT EXISTS (SELECT 1 FROM kod_presence p WHERE p.type = g.type AND p.item_key = g.item_key
     AND p.node = {node} AND p.since <= COALESCE((SELECT last_session FROM kod_outgoing WHERE node = {node}), 0))"""
 
-_LACKS = f"""COALESCE(g.source <> {{node}}, 1) AND (g.mark < 0 OR g.mark < {{since}} AND NOT {{passed}})
+_LACKS = f"""COALESCE(g.source <> {{node}}, 1) AND g.mark > -2 AND (g.mark < 0 OR g.mark < {{since}} AND NOT {{passed}})
     AND NOT EXISTS ({_AHEAD} AND a.mark = g.mark)"""
 """What does not come in the order of marks, and has not gone yet in the version that is here."""
+
+STAMPED_WAIT = f"EXISTS (SELECT 1 FROM kod_register FORCE INDEX (by_mark) WHERE {WAITS})"
 
 _PLACE = "(g.stamp, g.type, g.item_key)"
 
@@ -160,7 +163,8 @@ class MariadbSendingView:
         if target.name in asked_about:
             return True
         top_mark, stamped = self._connection.one(
-            "SELECT top_mark, stamped FROM kod_types WHERE id = %s", (self._type_ids[target.name],)
+            f"SELECT top_mark, stamped AND NOT {STAMPED_WAIT} FROM kod_types WHERE id = %s",
+            (self._type_ids[target.name],),
         )
         return not stamped or top_mark > after
 
@@ -193,14 +197,14 @@ class MariadbSendingView:
             f" ON g.type = k.type AND g.item_key = k.item_key WHERE g.item_key IS NULL OR {unknown}"
         )
         found: dict[Item, Change] = {}
-        unstamped = []
+        unmarked = []
         for n, *change in rows:
-            if change[0] is None:
-                unstamped.append(targets[n])
+            if change[0] is None or waits(change[5]):
+                unmarked.append(targets[n])
             else:
                 found[targets[n]] = change_of(change, self._type_names)
-        if unstamped:
-            found.update(self._stamp(unstamped))
+        if unmarked:
+            found.update(self._mark(unmarked))
         return found
 
     def _passed(self, joined: Joined | None) -> tuple[str, int]:
@@ -209,10 +213,11 @@ class MariadbSendingView:
             return "FALSE", 0
         since = joined.mark + 1
         if joined.all_passed:
-            return f"(g.mark < {since} AND NOT g.gone)", since
+            return f"(g.mark > -2 AND g.mark < {since} AND NOT g.gone)", since
         if joined.passed is None:
             return "FALSE", since
-        return f"(g.mark < {since} AND NOT g.gone AND {_PLACE} >= {self._place(joined.passed)})", since
+        later = f"{_PLACE} >= {self._place(joined.passed)}"
+        return f"(g.mark > -2 AND g.mark < {since} AND NOT g.gone AND {later})", since
 
     def _place(self, place: Place) -> str:
         return f"({place.stamp:d}, {self._type_ids[place.type]:d}, x'{place.key.encode().hex()}')"
@@ -243,21 +248,33 @@ class MariadbSendingView:
             place = Place(Stamp(stamp), self._type_names[type_id], key.decode())
         return HistoryPortion(self._changes(row[:-1] for row in rows if row[-1]), place, len(rows))
 
-    def _stamp(self, items: Sequence[Item]) -> dict[Item, Change]:
-        """Rows that were there before stamps were: version (0, this origin), and a mark."""
-        top, origin = self._connection.one("SELECT top_mark, origin FROM kod_node")
-        marked = list(enumerate(items, top + 1))
-        self._connection.many(
-            "INSERT INTO kod_register (type, item_key, stamp, origin, mark) VALUES (%s, %s, 0, %s, %s)",
-            [(self._type_ids[item.type], item.key.encode(), origin, mark) for mark, item in marked],
+    def mark_stamped(self, items_max: int) -> int:
+        rows = self._connection.rows(
+            f"SELECT type, item_key FROM kod_register FORCE INDEX (by_mark) WHERE {WAITS} ORDER BY mark LIMIT %s",
+            (min(items_max, ITEMS_AT_ONCE),),
         )
-        for mark, item in marked:
-            type_id = self._type_ids[item.type]
+        return len(self._mark([Item(self._type_names[type_id], key.decode()) for type_id, key in rows]))
+
+    def _mark(self, items: Sequence[Item]) -> Mapping[Item, Change]:
+        """The next marks, for rows that were there before stamps were: they get the version (0, this origin); and for
+        those that were stamped and wait for theirs."""
+        if not items:
+            return {}
+        top, origin = self._connection.one("SELECT top_mark, origin FROM kod_node")
+        marked = [
+            (self._type_ids[item.type], item.key.encode(), origin, mark) for mark, item in enumerate(items, top + 1)
+        ]
+        self._connection.many(
+            "INSERT INTO kod_register (type, item_key, stamp, origin, mark) VALUES (%s, %s, 0, %s, %s)"
+            f" ON DUPLICATE KEY UPDATE mark = IF({WAITS}, VALUES(mark), mark)",
+            marked,
+        )
+        for type_id, mark in {type_id: mark for type_id, _, _, mark in marked}.items():
             self._connection.run(
                 "UPDATE kod_types SET top_mark = GREATEST(top_mark, %s) WHERE id = %s", (mark, type_id)
             )
         self._connection.run("UPDATE kod_node SET top_mark = %s", (top + len(items),))
-        return {item: Change(item, Version(Stamp(0), origin), None, mark, None, False) for mark, item in marked}
+        return self.register(items)
 
     # --- routing
 
@@ -355,7 +372,7 @@ class MariadbSendingView:
     def known(self, items: Sequence[Item]) -> Sequence[Change]:
         known = dict(self.register(items))
         strange = [item for item in items if item not in known]
-        known.update(self._stamp([c.item for c in self.contents(strange) if not rights.is_empty(c)]))
+        known.update(self._mark([c.item for c in self.contents(strange) if not rights.is_empty(c)]))
         return [known[item] for item in items if item in known]
 
     def lacking(self, link: Outgoing, items: Sequence[Item]) -> Sequence[Change]:
@@ -380,7 +397,7 @@ class MariadbSendingView:
             more |= len(rows) == items_max
             strange += [Item(name, key.decode()) for key, type_id, *_ in rows if type_id is None]
             found += self._changes(row[1:] for row in rows if row[1] is not None)
-        self._stamp(strange)
+        self._mark(strange)
         return Dependants(found, more)
 
     def _owned(self, owners: Sequence[Item]) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from node.databases.mariadb.connection import Connection, transaction
 from node.databases.mariadb.lexical import Form, quoted
 from node.databases.mariadb.reading import TypeReading
 from node.databases.mariadb.registers import KEY_BYTES_MAX, NOW_MS
+from node.databases.stamped import waiting_mark
 from schemas.stamp import Stamp
 from schemas.structure import Structure
 
@@ -67,7 +68,7 @@ def _stamp(
         f"INSERT INTO kod_unstamped (item_key, at) SELECT q.k, GREATEST(0, LEAST(MAX(q.at), {NOW_MS}))"
         f" FROM ({_dated_keys(reading, readings, told=dates is not None)}) q WHERE NOT EXISTS"
         f" (SELECT 1 FROM kod_register g WHERE g.type = {type_id} AND g.item_key = q.k)"
-        " GROUP BY CAST(q.k AS BINARY) ORDER BY MAX(q.at)"
+        " GROUP BY CAST(q.k AS BINARY) ORDER BY MAX(q.at) DESC"
     )
     (total,) = connection.one("SELECT COUNT(*) FROM kod_unstamped")
     for start in range(0, total, portion):
@@ -76,15 +77,11 @@ def _stamp(
                 f"FROM kod_unstamped u WHERE u.n > {start} AND u.n <= {start + portion} AND NOT EXISTS"
                 f" (SELECT 1 FROM kod_register g WHERE g.type = {type_id} AND g.item_key = u.item_key)"
             )
-            linked = bool(connection.rows("SELECT 1 FROM kod_outgoing LIMIT 1"))
-            if linked:  # else history brings them to who comes later
-                connection.run(
-                    "INSERT INTO kod_log (type, item_key, at, gone, local)"
-                    f" SELECT {type_id}, u.item_key, u.at, 0, 0 {fresh}"
-                )
+            # where there are no links yet, 0: history brings them to who comes later
+            mark = waiting_mark("u.at") if connection.rows("SELECT 1 FROM kod_outgoing LIMIT 1") else "0"
             connection.run(
                 "INSERT INTO kod_register (type, item_key, stamp, origin, mark)"
-                f" SELECT {type_id}, u.item_key, u.at, (SELECT origin FROM kod_node), {-1 if linked else 0} {fresh}"
+                f" SELECT {type_id}, u.item_key, u.at, (SELECT origin FROM kod_node), {mark} {fresh}"
             )
         progress(name, min(start + portion, total), total)
     with transaction(connection):

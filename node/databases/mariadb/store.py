@@ -37,7 +37,7 @@ from node.databases.mariadb.folding import fold
 from node.databases.mariadb.hooked import hook_tables
 from node.databases.mariadb.reading import Reading
 from node.databases.mariadb.receiving import MariadbReceivingView
-from node.databases.mariadb.sending import MariadbSendingView
+from node.databases.mariadb.sending import STAMPED_WAIT, MariadbSendingView
 from node.databases.mariadb.writing import Writing
 from schemas.errors import ConfigError
 from schemas.network import NodeSettings
@@ -383,6 +383,11 @@ class MariadbStore:
     def histories(self) -> Sequence[History]:
         with self._asking.connection() as asker:
             return history.histories(asker)
+
+    def stamped_wait(self) -> bool:
+        with self._asking.connection() as asker:
+            (found,) = asker.one(f"SELECT {STAMPED_WAIT}")
+            return bool(found)
 
     def history_done(self, history_id: int) -> None:
         with self._writing() as connection, transaction(connection):

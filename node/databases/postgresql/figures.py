@@ -6,6 +6,7 @@ from dispatcher.ports import LINK_FIGURES, Figures
 from node.databases.postgresql import history
 from node.databases.postgresql.connecting import Connection
 from node.databases.postgresql.hooked import hook_tables
+from node.databases.stamped import WAITS, stamp_of
 from schemas.stamp import Stamp, digits
 
 _NODE = """
@@ -29,6 +30,8 @@ SELECT count(*), min(stamp) FROM (
     SELECT r.type, r.key, r.stamp FROM kod.pending p JOIN kod.register r ON r.type = p.type AND r.key = p.key
   ) every GROUP BY type, key
 ) item"""
+
+_STAMPED = f"SELECT count(*), min(mark) FROM kod.register WHERE {WAITS}"
 
 _LINKS = """
 SELECT o.node, o.messages, o.items, coalesce(i.messages, 0), coalesce(i.items, 0), coalesce(i.rejected, 0),
@@ -59,8 +62,9 @@ def figures(connection: Connection) -> Figures:
         None,
     )
     waiting, oldest = connection.execute(_WAITING).fetchone() or (0, None)
+    stamped, lowest = connection.execute(_STAMPED).fetchone() or (0, None)
     cursors = history.histories(connection, ended=True)
-    waiting += sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
+    waiting += stamped + sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
     last = connection.execute(_LAST_SESSION).fetchone()
     facts = None
     if last:
@@ -84,4 +88,6 @@ def figures(connection: Connection) -> Figures:
         draining=draining,
         package=package,
         hooks=hook_tables(connection.execute, None).figures(),
+        stamped_waiting=stamped,
+        stamped_next=stamp_of(lowest),
     )

@@ -28,6 +28,7 @@ from dispatcher.ports import Change
 from node.databases.postgresql.connecting import Row, Statement, Transaction
 from node.databases.postgresql.keys import key_columns, keys_parameter, typed_keys
 from node.databases.postgresql.reflection import quoted, quoted_table
+from node.databases.stamped import WAITS
 from node.databases.type_names import TypeNames
 from schemas.stamp import Stamp
 from schemas.structure import Structure
@@ -102,6 +103,7 @@ CREATE TABLE kod.register (
 );
 CREATE INDEX register_kept ON kod.register (type) WHERE kept IS NOT NULL;
 CREATE INDEX register_gone ON kod.register (mark) WHERE gone;
+CREATE INDEX register_stamped ON kod.register (mark) WHERE mark < -1;
 CREATE INDEX register_mark ON kod.register (mark) WHERE mark > 0;
 CREATE INDEX register_fresh ON kod.register (stamp, type, key) WHERE NOT gone;
 CREATE INDEX register_deleted ON kod.register (stamp, type, key) WHERE gone;
@@ -384,7 +386,7 @@ class FoldResult(NamedTuple):
     log_rows: int
     top: int
     types: list[Row]
-    """Of each type: its number, its largest mark, and whether all its rows have stamps."""
+    """Of each type: its number, its largest mark, and whether all its rows have stamps and marks."""
     again: bool
     """Items wait to be looked at again."""
     asked: list[list[Row]]
@@ -431,7 +433,8 @@ class TypeIds:
         )
 
 
-TOP_MARKS = Statement("SELECT id, top_mark, stamped FROM kod.types")
+STAMPED_WAIT = f"EXISTS (SELECT FROM kod.register WHERE {WAITS})"
+TOP_MARKS = Statement(f"SELECT id, top_mark, stamped AND NOT {STAMPED_WAIT} FROM kod.types")
 TYPE_IDS = Statement("SELECT id, name FROM kod.types")
 
 

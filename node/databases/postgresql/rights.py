@@ -317,7 +317,7 @@ def _parameters(first: int) -> dict[str, str]:
 
 # What a node lacks: it was looked at before (else its own turn comes, or history comes to it), and the node is not
 # known to hold it.
-_LACKS = """NOT r.gone AND r.mark <= {after}::bigint AND r.source IS DISTINCT FROM {node}
+_LACKS = """NOT r.gone AND r.mark > -2 AND r.mark <= {after}::bigint AND r.source IS DISTINCT FROM {node}
   AND NOT EXISTS (SELECT FROM kod.presence p WHERE p.node = {node} AND p.type = r.type AND p.key = r.key
     AND p.since <= {session}::bigint)
   AND NOT EXISTS (SELECT FROM kod.pending p WHERE p.node = {node} AND p.type = r.type AND p.key = r.key)

@@ -29,6 +29,7 @@ from node.databases.postgresql.keys import key_columns, key_text, keys_parameter
 from node.databases.postgresql.reading import Reader, matches, referring_values
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import CHANGE, ITEMS, TOP_MARKS, TypeIds, folding
+from node.databases.stamped import WAITS, waits
 from node.databases.turns import turn_sql
 from node.databases.ways import WayTables
 from schemas.stamp import Stamp
@@ -69,17 +70,22 @@ UPDATE kod.node SET last_session = greatest($1::bigint, last_session + 1) + $2::
 
 _REVIEWED = "UPDATE kod.node SET boundary = $1::bigint WHERE boundary IS NULL OR boundary < $1::bigint"
 
-# References to rows that were never stamped: they get the version (0, this origin) and a mark.
-_NEVER_STAMPED = f"""
+# Rows that were never stamped get the version (0, this origin) and a mark; those that were stamped and wait for their
+# mark get it.
+_MARK = f"""
 WITH put AS (
   INSERT INTO kod.register (type, key, stamp, origin, mark)
   SELECT i.type, i.key, 0, n.origin, n.top_mark + i.n FROM {ITEMS} i, kod.node n
+  ON CONFLICT (type, key) DO UPDATE SET mark = excluded.mark WHERE register.{WAITS}
   RETURNING type, mark
 ), tops AS (
   UPDATE kod.types t SET top_mark = p.mark FROM (SELECT type, max(mark) AS mark FROM put GROUP BY type) p
   WHERE t.id = p.type
 )
-UPDATE kod.node SET top_mark = (SELECT max(mark) FROM put)"""
+UPDATE kod.node SET top_mark = coalesce((SELECT max(mark) FROM put), top_mark)"""
+
+# What somebody else is changing gets its mark by that.
+_STAMPED = f"SELECT type, key FROM kod.register WHERE {WAITS} ORDER BY mark LIMIT {{limit:d}} FOR UPDATE SKIP LOCKED"
 
 
 class PostgresqlSendingView:
@@ -271,7 +277,7 @@ class PostgresqlSendingView:
         known = dict(self.register(items))
         strange = [item for item in items if item not in known]
         there = [content.item for content in self.contents(strange) if not _is_empty(content)]
-        known.update(self._stamp_first(there))
+        known.update(self._mark(there))
         return [known[item] for item in items if item in known]
 
     def lacking(self, link: Outgoing, items: Sequence[Item]) -> Sequence[Change]:
@@ -293,7 +299,7 @@ class PostgresqlSendingView:
                     strange.append(Item(item_type.name, key))
                 else:
                     found.append(self._ids.change(change))
-        self._stamp_first(strange)
+        self._mark(strange)
         return Dependants(found, more)
 
     def pend(self, node: str, changes: Sequence[Change]) -> None:
@@ -308,7 +314,7 @@ class PostgresqlSendingView:
         node, after = bound.text(link.node), bound.number(link.position)
         since, passed = self._passed(link.joined, bound)
         lacks = (
-            f"r.source IS DISTINCT FROM {node} AND (r.mark < 0 OR r.mark < {since} AND NOT {passed})"
+            f"r.source IS DISTINCT FROM {node} AND r.mark > -2 AND (r.mark < 0 OR r.mark < {since} AND NOT {passed})"
             f" AND NOT EXISTS (SELECT FROM kod.ahead a WHERE a.node = {node} AND a.type = r.type AND a.key = r.key"
             f" AND a.mark = r.mark)"
         )
@@ -345,11 +351,12 @@ class PostgresqlSendingView:
             return "0", "false"
         since = bound.number(joined.mark + 1)
         if joined.all_passed:
-            return since, f"(r.mark < {since} AND NOT r.gone)"
+            return since, f"(r.mark > -2 AND r.mark < {since} AND NOT r.gone)"
         if joined.passed is None:
             return since, "false"
         place = self._place(joined.passed, bound)
-        return since, f"(r.mark < {since} AND NOT r.gone AND (r.stamp, r.type, r.key) >= {place})"
+        later = f"(r.stamp, r.type, r.key) >= {place}"
+        return since, f"(r.mark > -2 AND r.mark < {since} AND NOT r.gone AND {later})"
 
     def _place(self, place: Place, bound: _Bound) -> str:
         number = f"CAST({bound.number(self._ids.id(place.type))} AS smallint)"
@@ -380,8 +387,9 @@ class PostgresqlSendingView:
             for number, key, *change in rows:
                 target = Item(reference.target, key)
                 if target != its[number - 1]:
-                    found[its[number - 1], target] = None if change[0] is None else self._ids.change(change)
-        fresh = self._stamp_first(list({target for (_, target), change in found.items() if change is None}))
+                    unmarked = change[0] is None or waits(change[5])
+                    found[its[number - 1], target] = None if unmarked else self._ids.change(change)
+        fresh = self._mark(list({target for (_, target), change in found.items() if change is None}))
         return [Tie(item, change or fresh[target]) for (item, target), change in found.items()]
 
     def _tie_statements(
@@ -435,13 +443,18 @@ class PostgresqlSendingView:
             f" ON true WHERE NOT coalesce({known}, false)"
         )
 
-    def _stamp_first(self, targets: Sequence[Item]) -> Mapping[Item, Change]:
-        if not targets:
+    def mark_stamped(self, items_max: int) -> int:
+        rows = self._transaction.rows(Statement(_STAMPED.format(limit=items_max)))
+        return len(self._mark([self._ids.item(number, key) for number, key in rows]))
+
+    def _mark(self, items: Sequence[Item]) -> Mapping[Item, Change]:
+        """The next marks, for rows that have none and are to be sent; as the register has them then."""
+        if not items:
             return {}
-        self._transaction.run(Statement(_NEVER_STAMPED, self._ids.items(targets)))
+        self._transaction.run(Statement(_MARK, self._ids.items(items)))
         self._top = None
         self._tops_known = None
-        return self.register(targets)
+        return self.register(items)
 
 
 # What a node is known to have: served in its turn in this version or an earlier one, by history, received from it, or

@@ -12,6 +12,7 @@ from node.databases.postgresql.connecting import Connection
 from node.databases.postgresql.keys import key_columns, key_text
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.postgresql.registers import ITEMS, NOW_MS, TypeIds
+from node.databases.stamped import waiting_mark
 from schemas.stamp import Stamp
 from schemas.structure import ItemType, Structure
 from serializers.keys import Item
@@ -61,7 +62,7 @@ def _stamp(
     connection.execute("SET enable_seqscan = on")  # whole tables are read
     connection.execute(
         "CREATE TEMPORARY TABLE kod_unstamped AS"
-        f" SELECT key, greatest(0, least(at, {NOW_MS})) AS at, row_number() OVER (ORDER BY at, key) AS n"
+        f" SELECT key, greatest(0, least(at, {NOW_MS})) AS at, row_number() OVER (ORDER BY at DESC, key) AS n"
         f" FROM ({_dated_keys(structure, item_type, ids, told=dates is not None)}) q WHERE NOT EXISTS"
         f" (SELECT FROM kod.register r WHERE r.type = {number} AND r.key = q.key)"
     )
@@ -69,16 +70,13 @@ def _stamp(
     row = connection.execute("SELECT count(*) FROM pg_temp.kod_unstamped").fetchone()
     total = int(row[0]) if row else 0
     for start in range(0, total, portion):
-        # -1 until a fold gives them their marks; what was changed meanwhile has its version already, or in the log.
-        # Where there are no links yet, 0: history brings them to who comes later.
+        # What was changed meanwhile has its version already, or in the log. Where there are no links yet, 0: history
+        # brings them to who comes later.
         connection.execute(
-            "WITH put AS (INSERT INTO kod.register (type, key, stamp, origin, mark)"
-            f" SELECT {number}, u.key, u.at, k.origin, CASE WHEN EXISTS (SELECT FROM kod.outgoing) THEN -1 ELSE 0 END"
-            " FROM pg_temp.kod_unstamped u, kod.node k"
-            " WHERE u.n > $1::bigint AND u.n <= $2::bigint ON CONFLICT DO NOTHING"
-            " RETURNING type, key, stamp, mark)"
-            " INSERT INTO kod.log (type, key, at, gone, local)"
-            " SELECT type, key, stamp, false, false FROM put WHERE mark < 0",
+            "INSERT INTO kod.register (type, key, stamp, origin, mark) SELECT"
+            f" {number}, u.key, u.at, k.origin, CASE WHEN EXISTS (SELECT FROM kod.outgoing) THEN {waiting_mark('u.at')}"
+            " ELSE 0 END FROM pg_temp.kod_unstamped u, kod.node k"
+            " WHERE u.n > $1::bigint AND u.n <= $2::bigint ON CONFLICT DO NOTHING",
             (str(start), str(start + portion)),
         )
         progress(item_type.name, min(start + portion, total), total)

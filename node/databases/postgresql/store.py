@@ -32,7 +32,7 @@ from node.databases.postgresql.hooked import hook_tables
 from node.databases.postgresql.reading import Reader
 from node.databases.postgresql.receiving import DEFERRED, SETTINGS, PostgresqlReceivingView
 from node.databases.postgresql.references import find_references
-from node.databases.postgresql.registers import NOW_MS, TYPE_IDS, TypeIds, folding
+from node.databases.postgresql.registers import NOW_MS, STAMPED_WAIT, TYPE_IDS, TypeIds, folding
 from node.databases.postgresql.sending import PostgresqlSendingView
 from node.databases.postgresql.sequences import Sequences, find_sequences
 from node.databases.postgresql.writing import Writer
@@ -501,6 +501,10 @@ class PostgresqlStore:
     def histories(self) -> Sequence[History]:
         with self._connections.connection() as connection:
             return history.histories(connection)
+
+    def stamped_wait(self) -> bool:
+        with self._connections.connection() as connection:
+            return connection.execute(f"SELECT {STAMPED_WAIT}").fetchone() == (True,)
 
     def history_done(self, history_id: int) -> None:
         with self._connections.transaction() as transaction:

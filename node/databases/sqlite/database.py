@@ -27,6 +27,7 @@ from node.databases.sqlite.reading import Reading, TypeReading, referring_values
 from node.databases.sqlite.sending import SqliteSendingView
 from node.databases.sqlite.store import SqliteStore
 from node.databases.sqlite.writing import Writing, in_words
+from node.databases.stamped import waiting_mark
 from schemas.errors import ConfigError, MessageError
 from schemas.network import NodeSettings
 from schemas.stamp import EARLIEST, Stamp, digits
@@ -209,25 +210,18 @@ class SqliteDatabase:
             f"CREATE TEMP TABLE kod_unstamped AS SELECT key, max(0, min(at, {self._now_sql})) AS at "
             f"FROM ({_dated_keys(reading, type_ids, told=dates is not None)}) q "
             f"WHERE NOT EXISTS (SELECT 1 FROM main.kod_register g WHERE g.type = {type_id} AND g.key = q.key) "
-            "ORDER BY at"
+            "ORDER BY at DESC"
         )
         (total,) = connection.execute("SELECT count(*) FROM temp.kod_unstamped").fetchone()
         for start in range(0, total, portion):
             with transaction(connection):
-                span = (start, start + portion)
                 connection.execute(
-                    "INSERT INTO kod_log (type, key, at, gone, local) "
-                    f"SELECT {type_id}, key, at, 0, 0 FROM temp.kod_unstamped u WHERE rowid > ? AND rowid <= ? "
-                    f"AND NOT EXISTS (SELECT 1 FROM kod_register g WHERE g.type = {type_id} AND g.key = u.key) "
-                    "AND EXISTS (SELECT 1 FROM kod_outgoing)",  # else history brings them to who comes later
-                    span,
-                )
-                connection.execute(
+                    # where there are no links yet, 0: history brings them to who comes later
                     "INSERT INTO kod_register (type, key, stamp, origin, mark) "
-                    f"SELECT {type_id}, key, at, (SELECT origin FROM kod_node), "
-                    "CASE WHEN EXISTS (SELECT 1 FROM kod_outgoing) THEN -1 ELSE 0 END FROM temp.kod_unstamped "
+                    f"SELECT {type_id}, key, at, (SELECT origin FROM kod_node), CASE WHEN EXISTS "
+                    f"(SELECT 1 FROM kod_outgoing) THEN {waiting_mark('at')} ELSE 0 END FROM temp.kod_unstamped "
                     "WHERE rowid > ? AND rowid <= ? ON CONFLICT (type, key) DO NOTHING",
-                    span,
+                    (start, start + portion),
                 )
             progress(name, min(start + portion, total), total)
         with transaction(connection):

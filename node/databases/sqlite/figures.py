@@ -9,6 +9,7 @@ import orjson
 from dispatcher.ports import LINK_FIGURES, Figures
 from node.databases.sqlite import history
 from node.databases.sqlite.hooked import hook_tables
+from node.databases.stamped import WAITS, stamp_of
 from schemas.stamp import Stamp, digits
 
 # What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
@@ -40,8 +41,11 @@ def figures(connection: sqlite3.Connection) -> Figures:
         last_session["stamp"] = digits(Stamp(last_session["stamp"]))
     (collisions,) = connection.execute("SELECT count(*) FROM kod_collisions").fetchone()
     (parked,) = connection.execute("SELECT count(*) FROM kod_parked").fetchone()
+    stamped, lowest = connection.execute(
+        f"SELECT count(*), min(mark) FROM kod_register INDEXED BY kod_register_stamped WHERE {WAITS}"
+    ).fetchone()
     cursors = history.histories(connection, ended=True)
-    waiting += sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
+    waiting += stamped + sum(max(1, cursor.total - cursor.passed) for cursor in cursors if cursor.state == "open")
     rows = connection.execute(
         "SELECT o.node, o.messages, o.items, coalesce(i.messages, 0), coalesce(i.items, 0), coalesce(i.rejected, 0), "
         "i.end_to_end_ms, o.position, (SELECT count(*) FROM kod_pending p WHERE p.node = o.node), i.fault, "
@@ -65,4 +69,6 @@ def figures(connection: sqlite3.Connection) -> Figures:
         draining=draining,
         package=package,
         hooks=hook_tables(connection, {}).figures(),
+        stamped_waiting=stamped,
+        stamped_next=stamp_of(lowest),
     )

@@ -182,7 +182,7 @@ class SqliteReceivingView:
     def answer_back(self, node: str, items: Sequence[Item]) -> None:
         self._connection.executemany(
             "INSERT INTO kod_pending (node, type, key, mark) SELECT :node, g.type, g.key, g.mark FROM kod_register g "
-            "WHERE g.type = :type AND g.key = :key "
+            "WHERE g.type = :type AND g.key = :key AND g.mark > -2 "
             # its turn may be over, and not recorded yet: of what does not go everywhere it went by without the node
             "AND (:limited OR NOT (g.mark > (SELECT position FROM kod_outgoing WHERE node = :node) "
             "AND g.source IS NOT :node)) "

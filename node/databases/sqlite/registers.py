@@ -230,6 +230,7 @@ _INDEXES = {
     "kod_owned_owner": "CREATE INDEX kod_owned_owner ON kod_owned (owner_type, owner_key)",
     "kod_rights_item": "CREATE INDEX kod_rights_item ON kod_rights (type, key)",
     "kod_register_mark": "CREATE INDEX kod_register_mark ON kod_register (mark) WHERE mark > 0",
+    "kod_register_stamped": "CREATE INDEX kod_register_stamped ON kod_register (mark) WHERE mark < -1",
     "kod_register_gone": "CREATE INDEX kod_register_gone ON kod_register (mark) WHERE gone",
     "kod_register_fresh": "CREATE INDEX kod_register_fresh ON kod_register (stamp, type, key) WHERE gone = 0",
     "kod_register_deleted": "CREATE INDEX kod_register_deleted ON kod_register (stamp, type, key) WHERE gone = 1",

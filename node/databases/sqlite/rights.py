@@ -183,7 +183,7 @@ LAST = 2**63 - 1
 
 # What a node lacks: it was looked at before (else its own turn comes, or history comes to it), and the node is not
 # known to hold it.
-LACKS = """NOT g.gone AND g.mark <= :after AND g.source IS NOT :node
+LACKS = """NOT g.gone AND g.mark > -2 AND g.mark <= :after AND g.source IS NOT :node
     AND NOT EXISTS (SELECT 1 FROM kod_presence p WHERE p.type = g.type AND p.key = g.key AND p.node = :node
         AND p.since <= :session)
     AND NOT EXISTS (SELECT 1 FROM kod_pending p WHERE p.node = :node AND p.type = g.type AND p.key = g.key)

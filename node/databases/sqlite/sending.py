@@ -28,6 +28,7 @@ from node.databases.sqlite.folding import fold
 from node.databases.sqlite.hooked import hook_tables
 from node.databases.sqlite.lexical import Form, key_array_sql, quoted
 from node.databases.sqlite.reading import Reading, TypeReading, by_type, referring_values
+from node.databases.stamped import WAITS, waits
 from node.databases.turns import turn_sql
 from node.databases.type_names import TypeNames
 from node.databases.ways import WayTables
@@ -45,9 +46,11 @@ _NOT_KNOWN = f"""NOT (g.mark BETWEEN :since AND :after OR coalesce(g.known BETWE
 _NOT_HELD = """NOT EXISTS (SELECT 1 FROM kod_presence p WHERE p.type = g.type AND p.key = g.key AND p.node = :node
     AND p.since <= coalesce((SELECT last_session FROM kod_outgoing WHERE node = :node), 0))"""
 
-_LACKS = f"""coalesce(g.source <> :node, 1) AND (g.mark < 0 OR g.mark < :since AND NOT {{passed}})
+_LACKS = f"""coalesce(g.source <> :node, 1) AND g.mark > -2 AND (g.mark < 0 OR g.mark < :since AND NOT {{passed}})
     AND NOT EXISTS ({_AHEAD} AND a.mark = g.mark)"""
 """What does not come in the order of marks, and has not gone yet in the version that is here."""
+
+STAMPED_WAIT = f"EXISTS (SELECT 1 FROM kod_register INDEXED BY kod_register_stamped WHERE {WAITS})"
 
 ITEMS_AT_ONCE = 2_000
 """While a portion is read nobody else can write (SQLite has one writer): 0.1 s for orders of five lines each."""
@@ -160,7 +163,8 @@ class SqliteSendingView:
         if target.name in asked_about:
             return True
         top_mark, stamped = self._connection.execute(
-            "SELECT top_mark, stamped FROM kod_types WHERE id = ?", (self._type_ids[target.name],)
+            f"SELECT top_mark, stamped AND NOT {STAMPED_WAIT} FROM kod_types WHERE id = ?",
+            (self._type_ids[target.name],),
         ).fetchone()
         return not stamped or top_mark > after
 
@@ -191,14 +195,14 @@ class SqliteSendingView:
             {"after": after, "node": node, **values},
         )
         found: dict[Item, Change] = {}
-        unstamped = []
+        unmarked = []
         for n, *change in rows.fetchall():
-            if change[0] is None:
-                unstamped.append(targets[n])
+            if change[0] is None or waits(change[5]):
+                unmarked.append(targets[n])
             else:
                 found[targets[n]] = change_of(change, self._type_names)
-        if unstamped:
-            found.update(self._stamp(unstamped))
+        if unmarked:
+            found.update(self._mark(unmarked))
         return found
 
     def _passed(self, joined: Joined | None) -> tuple[str, dict[str, Any]]:
@@ -207,11 +211,12 @@ class SqliteSendingView:
             return "false", {"since": 0}
         values: dict[str, Any] = {"since": joined.mark + 1}
         if joined.all_passed:
-            return "(g.mark < :since AND NOT g.gone)", values
+            return "(g.mark > -2 AND g.mark < :since AND NOT g.gone)", values
         if joined.passed is None:
             return "false", values
         values |= self._place(joined.passed, "p")
-        return "(g.mark < :since AND NOT g.gone AND (g.stamp, g.type, g.key) >= (:p_stamp, :p_type, :p_key))", values
+        later = "(g.stamp, g.type, g.key) >= (:p_stamp, :p_type, :p_key)"
+        return f"(g.mark > -2 AND g.mark < :since AND NOT g.gone AND {later})", values
 
     def _place(self, place: Place, name: str) -> dict[str, Any]:
         return {f"{name}_stamp": place.stamp, f"{name}_type": self._type_ids[place.type], f"{name}_key": place.key}
@@ -247,20 +252,31 @@ class SqliteSendingView:
     def _item(self, row: Sequence[Any]) -> Item:
         return Item(self._type_names[row[0]], row[1])
 
-    def _stamp(self, items: Iterable[Item]) -> dict[Item, Change]:
-        """Rows that were there before stamps were: version (0, this origin), and a mark."""
+    def mark_stamped(self, items_max: int) -> int:
+        rows = self._connection.execute(
+            f"SELECT type, key FROM kod_register INDEXED BY kod_register_stamped WHERE {WAITS} ORDER BY mark LIMIT ?",
+            (min(items_max, ITEMS_AT_ONCE),),
+        ).fetchall()
+        return len(self._mark([self._item(row) for row in rows]))
+
+    def _mark(self, items: Sequence[Item]) -> Mapping[Item, Change]:
+        """The next marks, for rows that were there before stamps were: they get the version (0, this origin); and for
+        those that were stamped and wait for theirs."""
+        if not items:
+            return {}
         top, origin = self._connection.execute("SELECT top_mark, origin FROM kod_node").fetchone()
-        changes = {}
-        for mark, item in enumerate(items, top + 1):
-            type_id = self._type_ids[item.type]
-            self._connection.execute(
-                "INSERT INTO kod_register (type, key, stamp, origin, mark) VALUES (?, ?, 0, ?, ?)",
-                (type_id, item.key, origin, mark),
-            )
-            self._connection.execute("UPDATE kod_types SET top_mark = ? WHERE id = ?", (mark, type_id))
-            changes[item] = Change(item, Version(Stamp(0), origin), None, mark, None, False)
-        self._connection.execute("UPDATE kod_node SET top_mark = ?", (top + len(changes),))
-        return changes
+        marked = [(self._type_ids[item.type], item.key, origin, mark) for mark, item in enumerate(items, top + 1)]
+        self._connection.executemany(
+            "INSERT INTO kod_register (type, key, stamp, origin, mark) VALUES (?, ?, 0, ?, ?) "
+            f"ON CONFLICT (type, key) DO UPDATE SET mark = excluded.mark WHERE {WAITS}",
+            marked,
+        )
+        tops = {type_id: mark for type_id, _, _, mark in marked}
+        self._connection.executemany(
+            "UPDATE kod_types SET top_mark = ? WHERE id = ?", [(mark, type_id) for type_id, mark in tops.items()]
+        )
+        self._connection.execute("UPDATE kod_node SET top_mark = ?", (top + len(items),))
+        return self.register(items)
 
     # --- routing
 
@@ -350,7 +366,7 @@ class SqliteSendingView:
     def known(self, items: Sequence[Item]) -> Sequence[Change]:
         known = dict(self.register(items))
         strange = [item for item in items if item not in known]
-        known.update(self._stamp([c.item for c in self.contents(strange) if not rights.is_empty(c)]))
+        known.update(self._mark([c.item for c in self.contents(strange) if not rights.is_empty(c)]))
         return [known[item] for item in items if item in known]
 
     def lacking(self, link: Outgoing, items: Sequence[Item]) -> Sequence[Change]:
@@ -375,7 +391,7 @@ class SqliteSendingView:
             more |= len(rows) == items_max
             strange += [Item(name, key) for key, type_id, *_ in rows if type_id is None]
             found += [change_of(row[1:], self._type_names) for row in rows if row[1] is not None]
-        self._stamp(strange)
+        self._mark(strange)
         return Dependants(found, more)
 
     def _owned(self, owners: Sequence[Item]) -> Iterator[tuple[str, str]]:

@@ -34,7 +34,7 @@ from node.databases.sqlite.folding import fold
 from node.databases.sqlite.hooked import hook_tables
 from node.databases.sqlite.reading import Reading
 from node.databases.sqlite.receiving import SqliteReceivingView
-from node.databases.sqlite.sending import SqliteSendingView
+from node.databases.sqlite.sending import STAMPED_WAIT, SqliteSendingView
 from node.databases.sqlite.writing import Writing, broken_references, in_words
 from schemas.errors import ConfigError, DanglingError, MessageError
 from schemas.network import NodeSettings
@@ -458,6 +458,11 @@ class SqliteStore:
     def histories(self) -> Sequence[History]:
         with self._asking, translated(self._path):
             return history.histories(self._open_asker())
+
+    def stamped_wait(self) -> bool:
+        with self._asking, translated(self._path):
+            (found,) = self._open_asker().execute(f"SELECT {STAMPED_WAIT}").fetchone()
+            return bool(found)
 
     def history_done(self, history_id: int) -> None:
         with self._writing() as connection, transaction(connection):
