@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -207,6 +208,7 @@ class PostgresqlStore:
         self._folded_aside = False
         """A receiver has folded changes of the application: they are not in the log any more, and not sent yet."""
         self._folded_rows = 0
+        self._tidying = ThreadPoolExecutor(1, thread_name_prefix="vacuum")
         self._with_kept: set[str] = set()
         self._any_ahead = True
         self.origin = ""
@@ -416,6 +418,9 @@ class PostgresqlStore:
         # giving pages back takes a lock that applications would wait for, if briefly: only where there are many
         truncate = str(self._folded_rows >= TRUNCATE_AFTER_ROWS).lower()
         self._folded_rows = 0
+        self._tidying.submit(self._vacuum, truncate)  # what was folded is to be sent meanwhile
+
+    def _vacuum(self, truncate: str) -> None:
         try:
             with self._connections.connection() as connection:
                 connection.execute(f"VACUUM (TRUNCATE {truncate}, SKIP_LOCKED true) kod.log, kod.rights")
@@ -520,6 +525,7 @@ class PostgresqlStore:
             connection.execute(_LINK_FAULT, (node, text))
 
     def close(self) -> None:
+        self._tidying.shutdown()
         for connection in self._watching.values():
             connection.close()
         self._watching.clear()
