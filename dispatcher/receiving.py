@@ -18,7 +18,7 @@ import logging
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -88,6 +88,8 @@ class Arrived:
     message: Message | None = None
     parts: Sequence[Letter] = ()
     """What the bus carried, where `letter` was put together from parts."""
+    reading: Future[Message] | None = None
+    """It is read beside what is done before it."""
 
     @property
     def carried(self) -> Sequence[Letter]:
@@ -96,15 +98,22 @@ class Arrived:
     def read(self) -> Message:
         """Raises MessageError when it is no message, or another one than its name says."""
         if self.message is None:
-            message = read_message(self.letter.payload)
-            header = message.header
-            if (header.sender, header.to, header.session, header.number) != self.name:
-                raise MessageError(
-                    f"{self.letter.name}: the header says {header.name}",
-                    hint="who may write to this link's folder or topic?",
-                )
-            self.message = message
+            self.message = self._checked() if self.reading is None else self.reading.result()
         return self.message
+
+    def read_ahead(self, executor: Executor) -> None:
+        if self.message is None and self.reading is None:
+            self.reading = executor.submit(self._checked)
+
+    def _checked(self) -> Message:
+        message = read_message(self.letter.payload)
+        header = message.header
+        if (header.sender, header.to, header.session, header.number) != self.name:
+            raise MessageError(
+                f"{self.letter.name}: the header says {header.name}",
+                hint="who may write to this link's folder or topic?",
+            )
+        return message
 
 
 class Receiver:
@@ -245,10 +254,18 @@ class Link:
             return False
         session = self._waiting[0].name.session
         run = [arrived for arrived in self._waiting if arrived.name.session == session]
+        self._read_ahead(session)
         moved = self._receive(session, run)
         if len(self._finished) >= FORGET_AT_ONCE:
             self._forget_finished()
         return moved
+
+    def _read_ahead(self, session: Stamp) -> None:
+        """What comes after the session is read while the database is busy with it: as much as is applied at once."""
+        if self.slots.limit > 1:
+            later = [arrived for arrived in self._waiting if arrived.name.session != session]
+            for arrived in later[: self.slots.limit]:
+                arrived.read_ahead(self.workers)
 
     def _begin_again(self) -> None:
         """From what the database says; the bus hands out again what it has not been told to forget."""

@@ -68,6 +68,10 @@ Result = TypeVar("Result")
 PORTION_BYTES_MAX = 32_000_000
 """How much of a portion's content is held in memory; what exceeds it is left for the next one."""
 
+PORTION_ITEMS_FIRST = 2_500
+"""The first portion of a backlog has so many items, each after it twice as many as the last, up to the node's maximum:
+the receiver is at work soon, while the rest is prepared."""
+
 HELD_RETRY_MS = 30_000
 ATTEMPTS_MAX = 20
 ASK_AGAIN_S = 30.0
@@ -195,6 +199,9 @@ class Sender:
         bytes_max = min(settings.message_bytes_max, bus.message_bytes_max or settings.message_bytes_max)
         self._limits = Limits(settings.message_items_max, bytes_max)
         self._exclusive = frozenset(t.name for t in structure.types.values() if t.uniques)
+        self._first_items = min(PORTION_ITEMS_FIRST, settings.portion_items_max)
+        self._portion_items: dict[str, int] = {}
+        """By neighbour, how many items its next portion may have."""
         self.turns = history.Turns()
         self._history_waits = True
         """There may be open history cursors."""
@@ -523,8 +530,9 @@ class Sender:
                 attempt += 1
 
     def _prepare_in(self, view: SendingView, front: Front) -> Prepared:
-        self._again |= view.fold(then=(front.position, self.settings.portion_items_max)).again
-        portion = self._select(view, front)
+        items_max = max(self._portion_items.get(node, self._first_items) for node in front.nodes)
+        self._again |= view.fold(then=(front.position, items_max)).again
+        portion = self._select(view, front, items_max)
         self._sends_live |= any(change.mark not in self._stamped for change in portion.changes)
         going = self._review(view, portion.changes, front.nodes)
         texts, portion = self._read(view, portion, going)
@@ -591,10 +599,14 @@ class Sender:
                 return texts, history.cut(portion, portion.lacking[: portion.lacking.index(change) + 1])
         return texts, portion
 
-    def _select(self, view: SendingView, front: Front) -> Portion:
-        changes = view.portion(front.position, self.settings.portion_items_max)
+    def _select(self, view: SendingView, front: Front, items_max: int) -> Portion:
+        changes = view.portion(front.position, items_max)
         top = view.top()
         whole = not changes or changes[-1].mark >= top
+        most = self.settings.portion_items_max
+        if not whole and items_max < most and any(change.gone for change in changes):  # they would wait for the others
+            return self._select(view, front, most)
+        self._portion_items.update(dict.fromkeys(front.nodes, self._first_items if whole else min(2 * items_max, most)))
         return Portion(changes, top if whole else changes[-1].mark, whole)
 
     def _review(self, view: SendingView, changes: Sequence[Change], nodes: Iterable[str]) -> Mapping[str, list[Change]]:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,24 @@ def test_what_is_refused_holds_up_no_tombstones(tree: Tree) -> None:
     (link,) = tree.children["01"].store.outgoing()
     assert listed(tree)
     assert link.received is not None
+
+
+def test_what_is_read_ahead_is_refused_in_its_turn(tree: Tree) -> None:
+    """A session behind the one that is being applied is looked at already: that must not hold up, or lose, either."""
+    for session in "AB":
+        rows = (f"INSERT INTO customers (customer_id, name) VALUES ('{session}{n}', '{'x' * 40}')" for n in range(100))
+        tree.world.execute(*rows)
+        tree.send()
+    waiting = tree.network.directions["00", "01"]
+    cut = waiting[2]
+    cut.letter = replace(cut.letter, payload=cut.letter.payload[:-40])
+    tree.receive()
+    child = tree.children["01"]
+    assert child.execute("SELECT count(*) FROM customers") == [(100,)]
+    assert [(one.payload, one.refused) for one in listed(tree)] == [(cut.letter.payload, True)]
+    completed = child.store.incoming("00").completed
+    assert completed is not None
+    assert digits(completed) in waiting[0].letter.name, "the second is not whole"
 
 
 def test_a_large_message_that_was_cut_is_missed(tree: Tree) -> None:

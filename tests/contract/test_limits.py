@@ -133,6 +133,24 @@ def test_a_tie_of_any_size_is_cut_over_portions_and_sessions(make_tree: MakeTree
     assert not tree.children["01"].store.parked()
 
 
+def test_a_backlog_begins_with_a_small_portion(make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the receiver stands idle while thousands of items are prepared. Deletions are not put off for that: they would
+    wait for what comes in the same portion."""
+    monkeypatch.setattr("dispatcher.sending.PORTION_ITEMS_FIRST", 10)
+    tree = make_tree(portion_items_max=40)
+    tree.world.execute(*(f"INSERT INTO customers (customer_id) VALUES ('{n:04}')" for n in range(100)))
+    tree.send()
+    tree.world.execute(
+        "DELETE FROM customers WHERE customer_id < '0005'",
+        "UPDATE customers SET name = 'x' WHERE customer_id < '0025'",
+        "INSERT INTO customers (customer_id) VALUES ('1000')",
+    )
+    tree.send()
+    assert [n for payload in tree.messages("01") if (n := payload.count(b'"#type"'))] == [10, 20, 40, 30, 26]
+    tree.receive()
+    assert tree.children["01"].execute("SELECT count(*) FROM customers") == [(96,)]
+
+
 def kept_for(tree: Tree, node: str) -> int:
     """Rows of КОД's own tables that there are because of a neighbour."""
     prefix = "kod." if tree.world.dialect == "postgresql" else "kod_"
