@@ -12,7 +12,8 @@ those that refer to it; the others of its message go on. Whoever calls parks wha
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 import orjson
@@ -129,7 +130,7 @@ def apply(
     beside = {
         target
         for item, new in incoming.items()
-        if new.value is not None
+        if new.value is not None and item.type in judge.structure.referring_to_whole
         for target in whole_of(judge.structure[item.type], new.value, judge.structure)
     }
     local = view.lock(list(incoming), beside=sorted(beside - incoming.keys()))
@@ -180,7 +181,7 @@ def spare(
     if not spared:
         return
     texts = view.contents([item for item in deletions if item in spared])
-    decided.accepted = [replace(a, write=False) if a.item in spared else a for a in decided.accepted]
+    decided.accepted = [a._replace(write=False) if a.item in spared else a for a in decided.accepted]
     view.touch([item for item in deletions if item in spared])
     for item in deletions:
         version = local_version(local[item], origin) if item in spared else None
@@ -205,7 +206,7 @@ def keyed(message: Message, structure: Structure) -> dict[Item, Incoming]:
 
     Raises MessageError for a type that is not known here, or an item that is in it twice.
     """
-    items: dict[Item, Incoming] = {}
+    by_type: dict[str, dict[Item, Incoming]] = {}
     for incoming in message.items:
         item_type = structure.types.get(incoming.type) or structure.named(incoming.type)
         if item_type is None:
@@ -215,10 +216,12 @@ def keyed(message: Message, structure: Structure) -> dict[Item, Incoming]:
             )
         value = incoming.deleted if incoming.value is None else incoming.value
         item = Item(item_type.name, key_of(item_type, value or {}))
-        if item in items:
+        its = by_type.setdefault(item.type, {})
+        if item in its:
             raise MessageError(f"{item.type} {item.key} is in the message twice")
-        items[item] = incoming
-    return dict(sorted(items.items(), key=lambda pair: (structure[pair[0].type].rank, pair[0])))
+        its[item] = incoming
+    names = sorted(by_type, key=lambda name: (structure[name].rank, name))
+    return {item: incoming for name in names for item, incoming in sorted(by_type[name].items(), key=itemgetter(0))}
 
 
 def decide(
@@ -309,7 +312,7 @@ def _held(
         here = local.get(item)
         if relations[item] is Relation.REPEAT:
             continue
-        if from_the_future(here, new.version, judge.latest):
+        if new.version.stamp > judge.latest and from_the_future(here, new.version, judge.latest):
             held[item] = Waits(_too_early(item, new))
         elif (
             relations[item] is Relation.CONCURRENT
@@ -322,7 +325,8 @@ def _held(
             held[item] = Waits(_two_births(item, new, here, judge.origin), apart=True, tells=(item,))
     if not judge.wary and (held or judge.waiting or judge.structure.unchecked):
         staying = _staying(incoming, local, relations, sender, judge)
-    held |= _dangling(incoming, local, staying, held.keys(), view, judge)
+    if judge.wary or judge.structure.unchecked:
+        held |= _dangling(incoming, local, staying, held.keys(), view, judge)
     if held or judge.waiting:
         _hold_dependents(held, incoming, local, staying, view, judge)
     if not reference_wins:
@@ -557,7 +561,7 @@ def _same(item: Item, text: bytes | None, new: Incoming, judge: Judge) -> bool:
 
 
 def _accepted(item: Item, new: Incoming, here: Local | None, seen: Seen, *, write: bool = True) -> Accepted:
-    return Accepted(item, new.version, seen, new.value, existed=here is not None and here.exists, write=write)
+    return Accepted(item, new.version, seen, new.value, here is not None and here.exists, write)
 
 
 def _seen_by(new: Incoming, here: Local | None, origin: str) -> Seen:

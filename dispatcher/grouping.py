@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 
 from schemas.graph import circles
 from serializers.keys import Item
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Items that must be applied in one transaction, and how large they are."""
 
     items: tuple[Item, ...]
@@ -62,6 +62,9 @@ def group(
     phases: list[Phase] = [[]]
     together: set[Item] = set()
     for members in _components([*living, *(i for i in items if i in gone and i in tied)], [*ties, *tied.items()]):
+        if len(members) == 1 and members[0] not in gone:  # most are
+            phases[0].append(Group((members[0],), sizes[members[0]]))
+            continue
         size = sum(sizes[item] for item in members)
         if limits.hold(len(members), size) or not any(i in gone for i in members):
             together.update(i for i in members if i in gone)
@@ -114,9 +117,13 @@ def _components(items: Sequence[Item], ties: Sequence[tuple[Item, Item]]) -> lis
                 leader[a] = b
     if not leader:
         return [[item] for item in items]
+    tied = {*leader, *leader.values()}
     members: dict[Item, list[Item]] = {}
     for item in items:
-        members.setdefault(find(item), []).append(item)
+        if item in tied:
+            members.setdefault(find(item), []).append(item)
+        else:
+            members[item] = [item]
     return list(members.values())
 
 

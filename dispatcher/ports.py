@@ -491,8 +491,7 @@ class SendingView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(NamedTuple):
     """An item as it is here while an incoming message is decided: locked, and folded."""
 
     version: Version | None
@@ -503,8 +502,7 @@ class Local:
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """An incoming version that becomes the local one. `value` is None for a deletion."""
 
     item: Item

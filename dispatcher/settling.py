@@ -49,7 +49,7 @@ def local_version(local: Local, origin: str) -> Version | None:
 
 
 def relation(local: Local | None, origin: str, incoming: Version, seen: Mapping[str, Stamp]) -> Relation:
-    version = local_version(local, origin) if local is not None else None
+    version = None if local is None else local.version or local_version(local, origin)
     if local is None or version is None:
         return Relation.NEW
     if incoming.stamp <= _newest(version, local.seen, incoming.origin):
@@ -69,6 +69,8 @@ def merged_seen(
     winner: Version, winner_seen: Mapping[str, Stamp], other: Version | None, other_seen: Mapping[str, Stamp]
 ) -> dict[str, Stamp]:
     """What `winner` has seen once it has met `other`: it only grows, and never holds the winner's own origin."""
+    if not (winner_seen or other_seen) and (other is None or other.origin == winner.origin):
+        return {}
     seen = dict(winner_seen)
     own = [(other.origin, other.stamp)] if other is not None else []
     for origin, stamp in (*other_seen.items(), *own):

@@ -24,9 +24,10 @@ def split(groups: Sequence[Group], *, streams_max: int, items_min: int) -> list[
     streams: list[list[int]] = [[] for _ in range(count)]
     loads = [(0, 0, n) for n in range(count)]  # the largest group to the stream with the least so far
     for position in sorted(range(len(groups)), key=lambda p: -groups[p].size_bytes):
-        load, held, n = heapq.heappop(loads)
+        load, held, n = loads[0]
         streams[n].append(position)
-        heapq.heappush(loads, (load + groups[position].size_bytes, held + len(groups[position].items), n))
+        its, size = groups[position]
+        heapq.heapreplace(loads, (load + size, held + len(its), n))
     result = [[groups[p] for p in sorted(stream)] for stream in streams]
     return _merge_small(result, items_min)
 
@@ -47,10 +48,10 @@ def pack(stream: Sequence[Group], limits: Limits) -> list[list[Group]]:
     messages: list[list[Group]] = []
     items = size = 0
     for group in stream:
-        if messages and limits.hold(items + len(group.items), size + group.size_bytes):
+        items += len(group.items)
+        size += group.size_bytes
+        if messages and items <= limits.items_max and size <= limits.bytes_max:
             messages[-1].append(group)
-            items += len(group.items)
-            size += group.size_bytes
         else:
             messages.append([group])
             items, size = len(group.items), group.size_bytes

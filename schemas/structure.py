@@ -305,6 +305,12 @@ class Structure:
         return frozenset(r.target for name in self.unchecked for r in self.types[name].unchecked)
 
     @cached_property
+    def referring_to_whole(self) -> frozenset[str]:
+        """Types with references to types that have sections."""
+        whole = {t.name for t in self.types.values() if t.sections}
+        return frozenset(t.name for t in self.types.values() if any(r.target in whole for r in t.references))
+
+    @cached_property
     def circular(self) -> frozenset[str]:
         """Types that refer to themselves, or to each other in a circle: those share a rank."""
         ranks = {t.name: t.rank for t in self.types.values()}

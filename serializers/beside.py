@@ -32,7 +32,7 @@ def without_place(item_type: ItemType, value: Mapping[str, Any]) -> dict[str, An
 def kept(item_type: ItemType, value: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     """What is to be kept of an item once `value` is written, where `old` was kept of it: an absent property stays as it
     is; what was kept of rows that are there no more goes."""
-    if not old and _is_held(item_type, value):
+    if not old and is_held(item_type, value):
         return {}
     found = {name: v for name, v in old.items() if name != ROWS}
     if value.keys() - item_type.held_names:
@@ -49,7 +49,7 @@ def kept(item_type: ItemType, value: Mapping[str, Any], old: Mapping[str, Any]) 
     return {**found, ROWS: rows} if rows else found
 
 
-def _is_held(item_type: ItemType, value: Mapping[str, Any]) -> bool:
+def is_held(item_type: ItemType, value: Mapping[str, Any]) -> bool:
     """Whether the tables hold all of it: almost always, and asked of every item."""
     if not item_type.held_names.issuperset(value):
         return False

@@ -25,6 +25,9 @@ class Item(NamedTuple):
     """Compact JSON array, see the module."""
 
 
+_PLAIN = frozenset((str, int, float, bool))
+
+
 def key_text(values: Sequence[Any]) -> str:
     return orjson.dumps(values).decode()
 
@@ -46,7 +49,7 @@ def key_of(item_type: ItemType, value: Mapping[str, Any], *, on_wire: bool = Fal
         ) from None
     if not item_type.is_object and len(source) != len(values):
         raise _other_filter(item_type, source)
-    if any(_is_no_key(item_type, v, on_wire) for v in values):
+    if not _PLAIN.issuperset(map(type, values)) and any(_is_no_key(item_type, v, on_wire) for v in values):
         raise MessageError(f"{item_type.name}: a key property is null or not a plain value")
     return key_text(values)
 

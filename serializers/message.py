@@ -131,25 +131,21 @@ def item_text(
 ) -> bytes:
     """One item of a body: `value` is its JSON text, or, for a deletion, `key` the JSON object of its key. `nodes`:
     where it is to be seen, for the nodes between."""
-    head = (
-        b'{"#ns":"'
-        + NAMESPACE.encode()
-        + b'","#type":'
-        + orjson.dumps(type_name)
-        + b',"#stamp":"'
-        + digits(version.stamp).encode()
-        + b'","#origin":"'
-        + version.origin.encode()
-        + b'"'
-    )
+    stamp, origin = version
+    head = b'%b%b","#origin":"%b"' % (_head_of(type_name), digits(stamp).encode(), origin.encode())
     if seen:
         head += b',"#seen":' + orjson.dumps({origin: digits(stamp) for origin, stamp in seen.items()})
     if nodes:
         head += b',"#nodes":' + orjson.dumps(sorted(nodes))
     if value is None:
         assert key is not None
-        return head + b',"#deleted":' + key + b"}"
-    return head + b',"#value":' + value + b"}"
+        return b'%b,"#deleted":%b}' % (head, key)
+    return b'%b,"#value":%b}' % (head, value)
+
+
+@lru_cache(maxsize=1024)
+def _head_of(type_name: str) -> bytes:
+    return b'{"#ns":"%b","#type":%b,"#stamp":"' % (NAMESPACE.encode(), orjson.dumps(type_name))
 
 
 def message_bytes(header: Header, items: Iterable[bytes]) -> bytes:
@@ -390,15 +386,18 @@ def _item(position: int, raw: Any) -> Incoming:
             raise ValueError("exactly one of #value and #deleted has to be there, an object")
         seen, nodes = raw.get("#seen"), raw.get("#nodes")
         return Incoming(
-            type=_text(raw, "#type"),
-            version=Version(from_digits(raw.get("#stamp", "")), _origin(raw.get("#origin"))),
-            seen={_origin(o): from_digits(s) for o, s in seen.items()} if seen else {},
-            value=value,
-            deleted=deleted,
-            nodes=frozenset(map(_node, nodes)) if nodes else frozenset(),
+            _text(raw, "#type"),
+            Version(from_digits(raw.get("#stamp", "")), _origin(raw.get("#origin"))),
+            {_origin(o): from_digits(s) for o, s in seen.items()} if seen else {},
+            value,
+            deleted,
+            frozenset(map(_node, nodes)) if nodes else _NOWHERE,
         )
     except (ValueError, AttributeError, TypeError) as error:
         raise MessageError(f"item {position} of the body: {error}") from None
+
+
+_NOWHERE: frozenset[str] = frozenset()
 
 
 def _node(code: Any) -> str:

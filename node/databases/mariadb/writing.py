@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -216,7 +215,7 @@ class Writing:
                 renamed = self._rename(writing, fresh, gone)
             old = {Item(name, key) for key in renamed.values()}
             written = [
-                replace(one, existed=True) if one.item.type == name and one.item.key in renamed else one
+                one._replace(existed=True) if one.item.type == name and one.item.key in renamed else one
                 for one in written
                 if one.item not in old
             ]

@@ -55,16 +55,21 @@ class Reader:
         for (_, places), rows in zip(groups, results, strict=False):
             for number, text in rows:
                 texts[places[number - 1]] = text
-        for place, item in enumerate(items):
-            item_type = self._types[item.type]
-            if not item_type.is_object and item_type.table is not None:
-                texts[place] = record_set(item_type, item.key, texts[place])
+        for place in self._sets(items):
+            texts[place] = record_set(self._types[items[place].type], items[place].key, texts[place])
         for number, text in results[-1] if sets else ():
             item_type = self._types[items[sets[number - 1]].type]
             texts[sets[number - 1]] = beside.put_back(item_type, texts[sets[number - 1]] or b"{}", text)
         if self._with_kept:
             self._put_rows_back(items, texts)
         return texts
+
+    def _sets(self, items: Sequence[Item]) -> Iterator[int]:
+        """The places of record sets with a table here."""
+        names = {name for name in {item.type for item in items} if not self._types[name].is_object}
+        for place, item in enumerate(items) if names else ():
+            if item.type in names and self._types[item.type].table is not None:
+                yield place
 
     def _put_rows_back(self, items: Sequence[Item], texts: list[bytes | None]) -> None:
         for place, (item, text) in enumerate(zip(items, texts, strict=True)):
@@ -73,8 +78,12 @@ class Reader:
 
     def _groups(self, items: Sequence[Item]) -> list[tuple[Statement, list[int]]]:
         places: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-        for place, item in enumerate(items):
-            places.setdefault((item.type, nulls(self._types[item.type], item.key)), []).append(place)
+        for name, its in _places(items).items():
+            if self._types[name].is_object:
+                places[name, ()] = its
+                continue
+            for place in its:
+                places.setdefault((name, nulls(self._types[name], items[place].key)), []).append(place)
         return [
             (self._statement(name, pattern, [items[place].key for place in its]), its)
             for (name, pattern), its in places.items()
@@ -89,6 +98,13 @@ class Reader:
             self._compiled[name, pattern, kept] = sql
         texts = item_type.table is None
         return Statement(sql, (orjson.dumps(keys).decode() if texts else keys_parameter(item_type, keys),), raw=True)
+
+
+def _places(items: Sequence[Item]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        places.setdefault(item.type, []).append(place)
+    return places
 
 
 def nulls(item_type: ItemType, key: str) -> tuple[int, ...]:

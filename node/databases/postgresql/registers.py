@@ -30,7 +30,6 @@ from node.databases.postgresql.keys import key_columns, keys_parameter, typed_ke
 from node.databases.postgresql.reflection import quoted, quoted_table
 from node.databases.stamped import WAITS
 from node.databases.type_names import TypeNames
-from schemas.stamp import Stamp
 from schemas.structure import Structure
 from serializers.keys import Item
 from serializers.message import Version
@@ -425,7 +424,7 @@ class TypeIds:
         number, key, stamp, origin, seen, mark, source, gone = row
         return Change(
             Item(self._names[number], key),
-            Version(Stamp(stamp), origin),
+            Version(stamp, origin),
             orjson.loads(seen) if seen else None,
             mark,
             source,

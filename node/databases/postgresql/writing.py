@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -36,8 +36,7 @@ FIRST = SOURCE.format(0)
 DELETE, UPDATE, INSERT, MERGE_OLD, MERGE_NEW = range(5)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """An item to be written; `value` is None where it is to be deleted."""
 
     item: Item
@@ -144,10 +143,13 @@ class Writer:
         if not item_type.is_object:
             return self._record_set_parts(item_type, written)
         parts = _deletion(item_type, [one.item.key for one in written if one.value is None])
-        groups: dict[frozenset[str], list[Written]] = {}
+        by_names: dict[tuple[str, ...], list[Written]] = {}
         for one in written:
             if one.value is not None:
-                groups.setdefault(frozenset(one.value), []).append(one)
+                by_names.setdefault(tuple(one.value), []).append(one)
+        groups: dict[frozenset[str], list[Written]] = {}
+        for names, group in by_names.items():
+            groups.setdefault(frozenset(names), []).extend(group)
         for present, group in groups.items():
             parts += self._upsert(item_type, present).parts(group)
         return parts
