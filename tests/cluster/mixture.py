@@ -10,12 +10,16 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
+from schemas.stamp import Stamp
 from schemas.topology import Topology
+from tests.cluster.kept import BEGINNING_MS
 from tests.cluster.simulation import (
     MEMOS,
     SimNode,
+    World,
     deep_tree,
     delete_customer,
     delete_order,
@@ -71,6 +75,24 @@ def _delete_customers(node: SimNode, *names: str | None) -> None:
     for name in names:
         node.world.deleted.add(node.value("customers", "name", name))
         node.application.execute("DELETE FROM customers WHERE id = ?", (name,))
+
+
+def stamp_existing(world: World, node: SimNode) -> None:
+    """Rows that were there before capture get their stamps while links are there (`kod install --stamp-existing`). In
+    what order they go and what draws them earlier is up to the history; orders come to refer to them."""
+    execute, number = node.application.execute, world.tokens
+    names = [f"{node.code}-{number}-{n}" for n in range(world.random.randint(1, 4))]
+    execute("INSERT INTO kod_applying VALUES (1)")
+    for name in names:
+        token = world.token(node, "customer")
+        world.parents[token] = None
+        execute("INSERT INTO customers VALUES (?, ?, ?)", (name, token, node.pick("SELECT id FROM customers")))
+    execute("DELETE FROM kod_applying")
+    dates = {"Catalog.Customer": [(f'["{name}"]', Stamp(world.random.randrange(BEGINNING_MS))) for name in names]}
+    with closing(node.open_database()) as database:
+        database.stamp_existing(node.structure, lambda *_: None, 2, dates)
+    if node.up:
+        node.sender.look_for_history()
 
 
 SHELVES: Sequence[Write] = [put_shelf]

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.cluster.mixture import TREES, command, mixed
+from tests.cluster.mixture import KINDS, TREES, command, mixed, stamp_existing
 from tests.cluster.simulation import deep_tree, history
 
 HISTORIES = int(os.environ.get("KOD_HISTORIES", "2000"))
@@ -57,3 +57,10 @@ def test_what_loses_does_not_wait_behind_what_refers_to_it() -> None:
     """Of two that refer to each other one had been deleted here, and that deletion beat the change that came. Held
     because the other waited, it was not settled: its sender never heard of the deletion, and both waited for ever."""
     history(49943, joins=True, losses=True)
+
+
+@pytest.mark.parametrize("kind", range(0, len(KINDS), 3))
+def test_rows_that_are_stamped_late_come_once_and_never_after_what_refers_to_them(kind: int) -> None:
+    """They are known to nobody, and no cursor brings them: only their turn does, a reference, or a change."""
+    for seed in range(5):
+        history(seed, events=[stamp_existing] * 3, **{**KINDS[kind], "one_writer": False})
