@@ -92,11 +92,12 @@ def _names(item_type: ItemType, reference: Reference) -> dict[str, str]:
 
 
 def _rows(item_type: ItemType, reference: Reference, value: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    if reference.section is not None:
-        rows = value.get(reference.section)
-    elif item_type.is_object:
-        rows = [value]
-    else:
-        shared = value.get("Filter") or {}
-        rows = [{**shared, **row} for row in value.get("Records") or () if isinstance(row, dict)]
-    yield from (row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
+    """What is not a list of rows is refused when it is written, and refers to nothing."""
+    if item_type.is_object and reference.section is None:
+        yield value
+        return
+    rows = value.get("Records" if reference.section is None else reference.section)
+    shared = {} if item_type.is_object else value.get("Filter") or {}
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict):
+            yield {**shared, **row} if shared else row

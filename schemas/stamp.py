@@ -65,7 +65,8 @@ def parse(text: str) -> Stamp:
                 datetime.strptime(plain, pattern)
             except ValueError:
                 break
-            return from_digits(plain + "00000101000000000"[width:])
+            plain += "00000101000000000"[width:]
+            break
     try:
         return from_digits(plain)
     except ValueError:

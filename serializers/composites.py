@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ import orjson
 
 EXACT_MAX = 2**53
 """Larger integers are strings (contract.md)."""
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+"""Python would take other scripts' digits, and none that are thousands long."""
 
 
 def read_composite(text: Any) -> Mapping[str, Any]:
@@ -24,7 +28,7 @@ def in_form(value: Any, xml: str) -> Any:
     """A value from a column that holds several types as text, in the lexical form of one of them."""
     if not isinstance(value, str):
         return value
-    if xml == "integer" and value.removeprefix("-").isdecimal():
+    if xml == "integer" and _WHOLE.fullmatch(value):
         number = int(value)
         return number if -EXACT_MAX <= number <= EXACT_MAX else value
     if xml == "boolean":

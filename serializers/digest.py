@@ -6,20 +6,30 @@ No trailing zeros, one spelling of a moment, only the properties that both sides
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import orjson
 
+from schemas.errors import MessageError
 from schemas.package import XML_TYPES, Property
 from schemas.structure import ItemType
 
+_WHOLE = re.compile(r"(-?)0*+([0-9]*+)(?<=[0-9])")
+PLACES_MAX = 200_000
+"""More than any database's decimals have: 1E+999999999, written out, would fill the memory."""
+
 
 def canonical(item_type: ItemType, value: Mapping[str, Any], only: frozenset[str] | None = None) -> Any:
-    """An item's value in canonical form: plain data that compares by ==. `only` keeps these root properties."""
+    """An item's value in canonical form: plain data that compares by ==. `only` keeps these root properties.
+
+    Raises MessageError where rows are none."""
+    for name in _places_of_rows(item_type):
+        _check_rows(item_type, name, value.get(name))
     if not item_type.is_object:
-        records = [canonical_row({f.name: f.prop for f in item_type.fields}, r) for r in value.get("Records", [])]
+        records = [canonical_row({f.name: f.prop for f in item_type.fields}, r) for r in value.get("Records") or ()]
         return {
             "Filter": canonical_row({f.name: f.prop for f in item_type.key}, value.get("Filter", {})),
             "Records": sorted(records, key=_sorted_keys),
@@ -38,12 +48,23 @@ def same(item_type: ItemType, one: Mapping[str, Any] | None, other: Mapping[str,
     """Whether two values are equal as far as both have the properties; None is a deletion."""
     if one is None or other is None:
         return one is other
-    for name in ("Records",) if not item_type.is_object else [s.name for s in item_type.sections]:
+    for name in _places_of_rows(item_type):
+        for value in (one, other):
+            _check_rows(item_type, name, value.get(name))
         one, other = _shared_of_rows(name, one, other)
     if not item_type.is_object:
         return bool(canonical(item_type, one) == canonical(item_type, other))
     both = frozenset(one) & frozenset(other)
     return bool(canonical(item_type, one, both) == canonical(item_type, other, both))
+
+
+def _places_of_rows(item_type: ItemType) -> Sequence[str]:
+    return [s.name for s in item_type.sections] if item_type.is_object else ("Records",)
+
+
+def _check_rows(item_type: ItemType, name: str, rows: Any) -> None:
+    if rows is not None and not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise MessageError(f"{item_type.name}: {name} is not a list of rows")
 
 
 def _sorted_keys(row: Mapping[str, Any]) -> bytes:
@@ -132,7 +153,7 @@ def _value(prop: Property | None, value: Any) -> Any:
     if prop.xml == "decimal":
         return _decimal(value)
     if prop.xml == "integer" and isinstance(value, str):
-        return str(int(value)) if value.lstrip("-").isdigit() else value
+        return _integer(value)
     if prop.xml == "integer":
         return str(value)
     if prop.xml in ("float", "double") and isinstance(value, int | float):
@@ -154,9 +175,22 @@ def _composite(value: Any) -> Any:
     return found
 
 
+def _integer(text: str) -> str:
+    """Of any length: what Python makes a number of has 4,300 digits at most."""
+    found = _WHOLE.fullmatch(text)
+    if found is None:
+        return text
+    return found[1] + found[2] if found[2] else "0"
+
+
 def _decimal(value: Any) -> str:
+    """Exact: arithmetic of decimals would round to 28 digits, and values that differ beyond them would be the same."""
     try:
         number = Decimal(str(value))
     except InvalidOperation:
         return str(value)
-    return format(number.normalize() + 0, "f") if number.is_finite() else str(value)
+    if not number.is_finite() or abs(number.adjusted()) > PLACES_MAX:
+        return str(value)
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text

@@ -15,6 +15,7 @@ import orjson
 from schemas.errors import ConfigError, FilterError, MessageError
 from schemas.package import XML_TYPES, PackageType, Property
 from schemas.structure import ItemType
+from serializers.composites import EXACT_MAX, in_form
 
 
 class Item(NamedTuple):
@@ -94,6 +95,8 @@ def read(item_type: ItemType, text: str) -> str:
     """
     properties = [f.prop for f in item_type.key]
     expected = ", ".join(f"{p.name}: {p.target or p.xml}" for p in properties)
+    if any("\ud800" <= c <= "\udfff" for c in text):  # bytes of an argument that are no UTF-8
+        raise ConfigError(f"{text!a} is no text", hint=f"the key of {item_type.name} is of {expected}")
     try:
         values = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -113,8 +116,10 @@ def _plain(item_type: ItemType, prop: Property, value: Any, expected: str) -> An
         (kind, value), *_ = value.items()
         if kind not in (prop.target, prop.xml) and not (kind in XML_TYPES or kind in ("int", "long", "short")):
             raise ConfigError(f"{kind!r} is not the type of {prop.name} in {item_type.name}'s key", hint=expected)
-    if prop.xml == "integer" and isinstance(value, str) and value.lstrip("-").isdigit():
-        value = int(value)
+    if prop.xml == "integer":
+        value = in_form(value, "integer")
+        if isinstance(value, int) and abs(value) > EXACT_MAX:
+            value = str(value)
     if prop.xml != "integer" and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value) if prop.xml not in ("float", "double") else value
     return value

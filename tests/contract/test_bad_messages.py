@@ -210,8 +210,8 @@ BODY = [
     ],
 )
 def test_whatever_a_message_holds_it_is_applied_or_listed(dialect: str, tmp_path: Path) -> None:
-    """Anything in any place of a message that is right otherwise: what comes behind it is applied, and nothing is
-    raised."""
+    """Anything in any place of a message that is right otherwise, also where its items meet other versions of theirs:
+    what comes behind it is applied, and nothing is raised."""
     worlds: list[StoreWorld] = []
 
     def make(code: str) -> StoreWorld:
@@ -222,14 +222,16 @@ def test_whatever_a_message_holds_it_is_applied_or_listed(dialect: str, tmp_path
         sessions = iter(range(SESSION, SESSION + 100_000))
 
         @slowly
-        @given(st.sampled_from(list(places(BODY))[1:]), values)
-        def check(place: tuple[Any, ...], value: Any) -> None:
+        @given(st.sampled_from(list(places(BODY))[1:]), values, st.booleans())
+        def check(place: tuple[Any, ...], value: Any, collides: bool) -> None:
+            session = Stamp(next(sessions))
             body: Any = copy.deepcopy(BODY)
+            if collides:
+                body = [{**its, "#origin": f"02.{session}"} for its in body]
             inside = body
             for step in place[:-1]:
                 inside = inside[step]
             inside[place[-1]] = value
-            session = Stamp(next(sessions))
             good = f"good{session}"
             for number, its in enumerate([body, [item(CUSTOMER, {"customer_id": good})]], 1):
                 header = {"from": "00", "to": "01", "version": 1, "incarnation": 5, "number": number}

@@ -61,6 +61,10 @@ def test_a_key_of_several_values_names_the_type_of_a_reference(product: int, per
         (NUMBER, "10248", "[10248]"),
         (NUMBER, "[10248]", "[10248]"),
         (NUMBER, '[{"integer":10248}]', "[10248]"),
+        (NUMBER, "9007199254740993", '["9007199254740993"]'),
+        (NUMBER, "--5", '["--5"]'),
+        (NUMBER, "²", '["²"]'),
+        (NUMBER, "9" * 5000, f'["{"9" * 5000}"]'),
         (CODE, "VINET", '["VINET"]'),
         (CODE, "007", '["007"]'),
         (CODE, "10248", '["10248"]'),
@@ -81,6 +85,12 @@ def test_a_key_of_the_wrong_shape_is_explained(of: ItemType, typed: str) -> None
     with pytest.raises(ConfigError) as caught:
         read(of, typed)
     assert "integer" in caught.value.hint or "Catalog.Product" in caught.value.hint
+
+
+def test_an_argument_that_is_no_text_is_refused_in_words() -> None:
+    """Its bytes are no UTF-8: Python hands them over as halves of characters."""
+    with pytest.raises(ConfigError, match="is no text"):
+        read(CODE, "\udcff")
 
 
 def test_a_key_is_found_in_values_deletions_and_filters() -> None:

@@ -59,6 +59,9 @@ def test_what_is_of_a_strange_form_refers_to_nothing() -> None:
     """A message may say anything; what is wrong with it is found where it is written."""
     for value in ({"id": 7, "customer": {"x": 1}}, {"id": 7, "lines": 5}, {"id": 7, "lines": [5]}, {}):
         assert references_of(structure()[ORDER], value, structure()) == frozenset()
+    for records in (1.5, "x", {"customer": 3}, [1, None]):
+        value = {"Filter": {"customer": 3}, "Records": records}
+        assert references_of(structure()[PRICE], value, structure()) == frozenset()
 
 
 def test_only_types_with_sections_are_locked_beside() -> None:

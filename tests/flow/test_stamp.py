@@ -60,7 +60,7 @@ def test_people_may_type_the_beginning_of_a_stamp(typed: str, expected: str) -> 
     assert digits(parse(typed)) == expected
 
 
-@pytest.mark.parametrize("typed", ["yesterday", "2026-13", "2026-11-22T25:00", "1"])
+@pytest.mark.parametrize("typed", ["yesterday", "2026-13", "2026-11-22T25:00", "1", "1969", "0001"])
 def test_what_people_mistype_is_explained(typed: str) -> None:
     """Not guessed: the boundary would move somewhere."""
     with pytest.raises(ConfigError) as caught:
