@@ -1,11 +1,11 @@
-# make setup | demo | test | check | bench | soak | chaos: each may be the first command in a fresh clone.
+# make setup | demo | test | check | bench | soak | chaos | fuzz: each may be the first command in a fresh clone.
 PYTHON ?= python3
 VENV := .venv
 KOD := $(VENV)/bin/kod
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: setup demo test check bench soak chaos pins clean
+.PHONY: setup demo test check bench soak chaos fuzz pins clean
 
 setup: $(READY)
 
@@ -38,6 +38,11 @@ soak: setup
 # Real daemons while everything breaks; as root it also fills a disk and cuts a cable. ROUNDS, SECONDS of each.
 chaos: setup
 	$(VENV)/bin/python -m tests.chaos --rounds $(or $(ROUNDS),4) --seconds $(or $(SECONDS),60)
+
+# What comes from outside, altered byte by byte; SECONDS for each target. The fuzzer (atheris) is there for Linux on x86-64.
+fuzz: setup
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.txt
+	$(VENV)/bin/python -m tests.fuzz --seconds $(or $(SECONDS),60)
 
 # Needs uv; writes hashes without addresses.
 pins:
