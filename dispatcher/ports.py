@@ -715,6 +715,7 @@ class Figures:
     boundary: Stamp | None
     items_waiting: int
     oldest_waiting: Stamp | None
+    """Of those that were changed in this life of the node; its beginning, where others wait and none was reviewed."""
     missed: int
     last_session: Mapping[str, Any] | None
     """stamp, messages, items, took_ms."""

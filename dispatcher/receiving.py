@@ -32,10 +32,10 @@ from dispatcher.review import limited_from
 from dispatcher.turning import Turning
 from schemas.errors import ConflictError, DanglingError, DuplicateError, IdentityError, MessageError, UnavailableError
 from schemas.network import NodeSettings
-from schemas.stamp import EARLIEST, Stamp, digits, from_digits
+from schemas.stamp import Stamp, digits, from_digits
 from schemas.structure import Structure
 from serializers import signature
-from serializers.message import Header, Message, Name, UnknownVersionError, parse_name, part_of, read_message
+from serializers.message import Header, Message, Name, UnknownVersionError, Version, parse_name, part_of, read_message
 
 log = logging.getLogger(__name__)
 
@@ -570,10 +570,8 @@ class Link:
             earlier = self._is_of_earlier_life(arrived)
             decided = apply(message, view, self.parking.judge(self.sender, view, wary=wary), proves=not earlier)
             self.parking.hold(arrived.letter, message, decided.held, view)
-            oldest = min((i.version.stamp for i in message.items if i.version.stamp > EARLIEST), default=None)
+            oldest = _live_since(message)
             received = self._received(arrived, header.incarnation, completing)
-            if _catching_up(message):  # what is sent again says nothing of the way
-                oldest = None
             end_to_end_ms = None if oldest is None else max(0, self.clock.now() - oldest)
             if not earlier:
                 view.received(
@@ -675,6 +673,26 @@ class Link:
             self._finished += [letter for a in arrived for letter in a.carried]
             gone = {id(a) for a in arrived}
             self._waiting = [a for a in self._waiting if id(a) not in gone]
+
+
+def _live_since(message: Message) -> Stamp | None:
+    """The stamp of the oldest change in it; None where it bears none: what is sent again, or was there before, says
+    nothing of how long a change takes."""
+    said = message.header.extra.get("live_since", "")
+    if _catching_up(message) or said is None:
+        return None
+    if said:
+        with suppress(ValueError):
+            return from_digits(said)
+    oldest = min((i.version.stamp for i in message.items), default=None)
+    if oldest is None or oldest >= message.header.incarnation * 1000:
+        return oldest
+    return min((i.version.stamp for i in message.items if _is_of_its_life(i.version)), default=None)
+
+
+def _is_of_its_life(version: Version) -> bool:
+    """Else the row was there before, and got its stamp from a date."""
+    return version.stamp >= int(version.origin.partition(".")[2]) * 1000
 
 
 def _catching_up(message: Message) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TypeVar
 
 import orjson
@@ -927,9 +928,12 @@ class Sender:
         load, position = prepared.loads[node], prepared.portion.position
         link, after, session = load.link, load.link.last_session, first
         messages: list[tuple[Header, Body]] = []
+        live = self._live_since(prepared, load, completed)
         for offset, (of_session, _) in enumerate(bodies):
             session = Stamp(first + offset)
-            messages += [(self._header(link, session, n, after), body) for n, body in enumerate(of_session, 1)]
+            messages += [
+                (self._header(link, session, n, after, extra=live), body) for n, body in enumerate(of_session, 1)
+            ]
             messages.append((self._header(link, session, len(of_session) + 1, after, of=len(of_session)), EMPTY))
             after = session
         in_turn = link.joined is None or (prepared.history is not None and prepared.history.joins)
@@ -953,8 +957,28 @@ class Sender:
             holds=node in prepared.holding,
         )
 
+    def _live_since(self, prepared: Prepared, load: Load, completed: Completed) -> dict[str, object]:
+        """Where not all that goes is a change in its turn: the stamp of the oldest that is, null for none. The others'
+        say nothing of how long a change takes."""
+        stamped = self._stamped
+        changes = () if prepared.history is not None else load.changes
+        if changes and not (
+            completed.drawn or load.settled or changes[0].mark in stamped or changes[-1].mark in stamped
+        ):
+            return {}
+        settled = {change.item for change in load.settled}
+        live = [c.version.stamp for c in changes if c.mark not in stamped and c.item not in settled]
+        return {"live_since": digits(min(live)) if live else None}
+
     def _header(
-        self, link: Outgoing, session: Stamp, number: int, after: Stamp | None, *, of: int | None = None
+        self,
+        link: Outgoing,
+        session: Stamp,
+        number: int,
+        after: Stamp | None,
+        *,
+        of: int | None = None,
+        extra: Mapping[str, object] = MappingProxyType({}),
     ) -> Header:
         if of is not None:
             (self._catching_up.add if link.catching_up else self._catching_up.discard)(link.node)
@@ -967,7 +991,7 @@ class Sender:
             after=after,
             of=of,
             package=self.structure.fingerprint or None if of is not None else None,
-            extra=_extra(link, of),
+            extra={**_extra(link, of), **extra},
         )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
 
 from dispatcher.ports import Change, History, HistoryPhase, Outgoing, Passed, Sent
 from schemas.stamp import Stamp
@@ -325,8 +328,9 @@ def test_no_history_brings_what_waits_since_it_was_stamped(worlds: Callable[[str
     assert mark_stamped(world) == [BOB]
 
 
-def test_what_is_stamped_goes_behind_live_changes_to_who_can_be_reached(worlds: Callable[[str], StoreWorld]) -> None:
-    """A portion at a time, from fresh to old, once to each; a neighbour that is away delays it for nobody."""
+@pytest.fixture
+def late(worlds: Callable[[str], StoreWorld]) -> Iterator[Tree]:
+    """Six customers got their stamps while links were there; 02 cannot be reached."""
 
     def make(code: str) -> StoreWorld:
         world = worlds(code)
@@ -334,11 +338,22 @@ def test_what_is_stamped_goes_behind_live_changes_to_who_can_be_reached(worlds: 
             world.execute(*(f"INSERT INTO customers (customer_id) VALUES ('{n}')" for n in range(6)))
         return world
 
-    tree = Tree(make, children=["01", "02"], receiving=["01"], portion_items_max=2)
-    tree.network.unreachable.add(("00", "02"))
-    tree.send()
-    dates = {CUSTOMER: [(f'["{n}"]', Stamp(n)) for n in range(6)]}
-    tree.world.database.stamp_existing(tree.structure, lambda *_: None, 100, dates)
+    with closing(Tree(make, children=["01", "02"], receiving=["01"], portion_items_max=2)) as tree:
+        tree.network.unreachable.add(("00", "02"))
+        tree.send()
+        dates = {CUSTOMER: [(f'["{n}"]', Stamp(n)) for n in range(6)]}
+        tree.world.database.stamp_existing(tree.structure, lambda *_: None, 100, dates)
+        yield tree
+
+
+def took_ms(tree: Tree) -> int | None:
+    figure: int | None = tree.children["01"].database.figures().links["00"]["end_to_end_ms"]
+    return figure
+
+
+def test_what_is_stamped_goes_behind_live_changes_to_who_can_be_reached(late: Tree) -> None:
+    """A portion at a time, from fresh to old, once to each; a neighbour that is away delays it for nobody."""
+    tree = late
     tree.sender.look_for_history()
     assert tree.sender.step()
     tree.world.execute("INSERT INTO customers (customer_id) VALUES ('live')")
@@ -355,4 +370,36 @@ def test_what_is_stamped_goes_behind_live_changes_to_who_can_be_reached(worlds: 
     tree.clock.ahead_ms += 60_000
     tree.send()
     assert tree.sent("02") == tree.sent("01")
-    tree.close()
+
+
+def test_what_was_there_before_says_nothing_of_how_long_changes_take(late: Tree) -> None:
+    """Its stamp is a date of long ago: `status` spoke of delays of decades until the next change, with a boundary as
+    far behind."""
+    late.world.execute("INSERT INTO customers (customer_id) VALUES ('now')")
+    late.send()
+    late.receive()
+    took = took_ms(late)
+    assert took is not None
+    assert took < 600_000
+    oldest = late.world.database.figures().oldest_waiting  # for who is away
+    late.sender.look_for_history()
+    assert late.sender.step()
+    waiting = late.world.database.figures()
+    assert (waiting.items_waiting, waiting.oldest_waiting) == (7, oldest)
+    late.send()
+    late.receive()
+    assert late.children["01"].execute("SELECT count(*) FROM customers") == [(7,)]
+    assert took_ms(late) == took
+
+
+def test_what_a_reference_draws_says_nothing_of_how_long_changes_take_either(late: Tree) -> None:
+    """It may have been changed years ago; the order that draws it was changed now."""
+    late.world.execute(
+        "INSERT INTO orders (order_id, customer_id) VALUES (1, '3')", "INSERT INTO order_access VALUES (1, '01')"
+    )
+    late.send()
+    late.receive()
+    assert late.children["01"].execute("SELECT customer_id FROM orders") == [("3",)]
+    took = took_ms(late)
+    assert took is not None
+    assert took < 600_000

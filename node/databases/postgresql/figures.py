@@ -14,9 +14,11 @@ SELECT boundary, missed, send_streams_max, receive_streams_max, (SELECT count(*)
   (SELECT count(*) FROM kod.parked), bus_ahead_ms, draining,
   (SELECT fingerprint FROM kod.packages ORDER BY since DESC LIMIT 1) FROM kod.node"""
 
-# What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
+# What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet. What is older
+# than the node's life was there before: once there is a boundary, nothing lags behind because of it.
 _WAITING = """
-SELECT count(*), min(stamp) FROM (
+SELECT count(*), min(CASE WHEN stamp >= life THEN stamp WHEN boundary IS NULL THEN life END) FROM
+  (SELECT incarnation * 1000 AS life, boundary FROM kod.node) node, (
   SELECT type, key, min(stamp) AS stamp FROM (
     SELECT type, key, at AS stamp FROM kod.log
     UNION ALL

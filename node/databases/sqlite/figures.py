@@ -12,8 +12,10 @@ from node.databases.sqlite.hooked import hook_tables
 from node.databases.stamped import WAITS, stamp_of
 from schemas.stamp import Stamp, digits
 
-# What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet.
-_WAITING = """SELECT count(*), min(stamp) FROM (
+# What was stamped and waits for the node to be started for the first time has no mark, and no cursor yet. What is older
+# than the node's life was there before: once there is a boundary, nothing lags behind because of it.
+_WAITING = """SELECT count(*), min(CASE WHEN stamp >= life THEN stamp WHEN boundary IS NULL THEN life END) FROM
+    (SELECT incarnation * 1000 AS life, boundary FROM kod_node) node, (
     SELECT type, key, min(stamp) AS stamp FROM (
         SELECT type, key, at AS stamp FROM kod_log
         UNION ALL
