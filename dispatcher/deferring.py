@@ -36,7 +36,10 @@ class Deferring:
 
     def is_needed(self) -> bool:
         """Hooks may put work off, or have done so before they were changed."""
-        return bool(self._hooks.defers) or self._store.figures().hooks.deferred > 0
+        if self._hooks.defers:
+            return True
+        with self._store.hooked() as hooked:
+            return hooked.figures().deferred > 0
 
     def step(self, *, once: bool = False) -> bool:
         """Does what is due; whether anything was done. `once`: whatever there is, but each work only once."""

@@ -215,8 +215,8 @@ class Sender:
         self._unsettled = True
         self._nudged = False
         """Set by other threads, at any moment of a step: apart, so that a step cannot overwrite it."""
-        self._again = True
-        """Items may wait to be looked at again: their rights changed."""
+        self._again = False
+        """Items wait to be looked at again: their rights changed. Every fold tells."""
         self._held_due: int | None = 0
         """When what is held back is tried again: at first at once, what kept it may have been mended."""
         self._heartbeat_due = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,7 @@ VACUUM_AFTER_ROWS = 20_000
 rows and all."""
 
 TRUNCATE_AFTER_ROWS = 100_000
+VACUUM_WAIT_S = 0.1
 
 # Whether anything is visible in the log. The same snapshot as last time sees the same: then the log is not looked at.
 _HAS_CHANGES = """
@@ -209,6 +210,7 @@ class PostgresqlStore:
         """A receiver has folded changes of the application: they are not in the log any more, and not sent yet."""
         self._folded_rows = 0
         self._tidying = ThreadPoolExecutor(1, thread_name_prefix="vacuum")
+        self._vacuuming: Future[None] | None = None
         self._with_kept: set[str] = set()
         self._any_ahead = True
         self.origin = ""
@@ -339,6 +341,7 @@ class PostgresqlStore:
 
     @contextmanager
     def sending(self) -> Iterator[SendingView]:
+        self._wait_for_vacuum()
         with self._folding:
             aside, self._folded_aside = self._folded_aside, False
             try:
@@ -418,7 +421,14 @@ class PostgresqlStore:
         # giving pages back takes a lock that applications would wait for, if briefly: only where there are many
         truncate = str(self._folded_rows >= TRUNCATE_AFTER_ROWS).lower()
         self._folded_rows = 0
-        self._tidying.submit(self._vacuum, truncate)  # what was folded is to be sent meanwhile
+        self._vacuuming = self._tidying.submit(self._vacuum, truncate)  # what was folded is to be sent meanwhile
+
+    def _wait_for_vacuum(self) -> None:
+        """A fold between the dead rows would clear them away itself, at a higher price. Giving pages back may take
+        seconds, where an application has the log open: that is not waited for."""
+        if self._vacuuming is not None:
+            wait([self._vacuuming], VACUUM_WAIT_S)
+            self._vacuuming = None
 
     def _vacuum(self, truncate: str) -> None:
         try:
