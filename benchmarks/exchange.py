@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from benchmarks.usage import cpu_s, peak_rss_mb
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+REJECTED_MAX = 0.01
+"""Of the items received, those that brought nothing new: KOD's own limit."""
 
 _NODES_YAML = """\
 network: bench
@@ -94,6 +97,14 @@ class Exchange:
         daemons, self._daemons = self._daemons, []
         for daemon in daemons:
             daemon.stop()
+        for daemon in daemons:
+            self._check_rejected(daemon.code)
+
+    def _check_rejected(self, code: str) -> None:
+        links = json.loads(self._kod("status", "--node", code, "--json"))["links"]
+        received, rejected = (sum(link[f"{what}_items"] for link in links) for what in ("received", "rejected"))
+        if rejected > REJECTED_MAX * received:
+            raise RuntimeError(f"node {code} rejected {rejected} of {received} items: the limit is {REJECTED_MAX:.0%}")
 
     def drop(self) -> None:
         self.stop()
@@ -104,12 +115,13 @@ class Exchange:
     def _command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "node", "-c", str(self.folder / "nodes.yaml"), *arguments]
 
-    def _kod(self, *arguments: str) -> None:
+    def _kod(self, *arguments: str) -> str:
         done = subprocess.run(
             self._command(*arguments), cwd=self.folder, env=_environment(), capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise RuntimeError(f"kod {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
 
 @dataclass
