@@ -369,13 +369,14 @@ def _dangling(
     """Items with a reference to what is not here and does not come with them: where the database does not see to it,
     or has refused the message for it. What refers to an item that is held waits for that one (`_hold_dependents`)."""
     structure = judge.structure
+    waiting = frozenset(held)
     targets: dict[Item, frozenset[Item]] = {}
     for item, new in incoming.items():
         if new.value is None or item in staying or item in held or not (judge.wary or item.type in structure.unchecked):
             continue
         item_type = structure[item.type]
         references = item_type.controlled if judge.wary else item_type.unchecked
-        targets[item] = among(item_type, references, new.value, structure) - {item, *held}
+        targets[item] = among(item_type, references, new.value, structure) - waiting - {item}
     asked = {target for of_item in targets.values() for target in of_item}
     if not asked:
         return {}
