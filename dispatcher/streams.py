@@ -50,7 +50,7 @@ def pack(stream: Sequence[Group], limits: Limits) -> list[list[Group]]:
     for group in stream:
         items += len(group.items)
         size += group.size_bytes
-        if messages and items <= limits.items_max and size <= limits.bytes_max:
+        if messages and limits.hold(items, size):
             messages[-1].append(group)
         else:
             messages.append([group])
